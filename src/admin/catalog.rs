@@ -1,0 +1,230 @@
+//! Every metric that diffluent shows: one list for the code, the tests and docs/metrics.md.
+//!
+//! A metric that another room registers belongs here too; a test scrapes the running product and fails on names that
+//! are not listed ([`undocumented`]).
+
+use std::fmt::Write;
+
+/// What kind of metric it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows, from 0 at the start of the process.
+    Counter,
+    /// What is true now.
+    Gauge,
+    /// Quantiles.
+    Summary,
+    /// Always 1; its labels are what counts.
+    Info,
+}
+
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Summary => "summary",
+            Kind::Info => "info",
+        }
+    }
+}
+
+/// One metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// The name of its samples.
+    pub name: &'static str,
+    /// What kind of metric it is.
+    pub kind: Kind,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// What it measures, without a full stop.
+    pub help: &'static str,
+}
+
+const fn metric(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, kind, labels, help }
+}
+
+use Kind::{Counter, Gauge, Info, Summary};
+
+/// All of them, as docs/metrics.md shows them.
+pub const METRICS: &[Metric] = &[
+    metric(
+        "diffluent_lag_records",
+        Gauge,
+        &["region", "topic"],
+        "Records that the local log holds and the region has not acknowledged",
+    ),
+    metric(
+        "diffluent_lag_bytes",
+        Gauge,
+        &["region", "topic"],
+        "Bytes of these records; absent while part of them was not read yet",
+    ),
+    metric(
+        "diffluent_lag_seconds",
+        Gauge,
+        &["region", "topic"],
+        "Age of the oldest record that the region does not have; 0 when it has all, growing while it is down",
+    ),
+    metric(
+        "diffluent_region_state",
+        Gauge,
+        &["region", "state"],
+        "1 for the state that the region is in, 0 for the others",
+    ),
+    metric("diffluent_streams", Gauge, &["region", "state"], "Streams (partitions on their way to a region) by state"),
+    metric(
+        "diffluent_replication_latency_seconds",
+        Summary,
+        &["region", "quantile"],
+        "Over the last minute: from the local broker's answer (or the read from the log) to the region's acknowledgement",
+    ),
+    metric("diffluent_mirrored_records_total", Counter, &["region"], "Records that the region has acknowledged"),
+    metric(
+        "diffluent_mirrored_bytes_total",
+        Counter,
+        &["region"],
+        "Bytes of record batches that the region has acknowledged",
+    ),
+    metric(
+        "diffluent_caught_up_bytes_total",
+        Counter,
+        &["region"],
+        "Bytes of record batches that were read from the local log for the region, because capture did not have them",
+    ),
+    metric(
+        "diffluent_catch_up_buffer_bytes",
+        Gauge,
+        &["region"],
+        "Bytes of record batches that wait to be sent to the region, captured ones and those read from the log",
+    ),
+    metric(
+        "diffluent_lost_records_total",
+        Counter,
+        &["region"],
+        "Records that the region never gets, because the local log no longer had them: retention passed diffluent by",
+    ),
+    metric(
+        "diffluent_diverged_records_total",
+        Counter,
+        &["region"],
+        "Records that the region has and the local log has lost, in an unclean leader election",
+    ),
+    metric(
+        "diffluent_out_of_row_batches_total",
+        Counter,
+        &["region"],
+        "Batches found in the region's log that are no part of their stream's row: repeated, or out of order",
+    ),
+    metric("diffluent_region_errors_total", Counter, &["region", "kind"], "What went wrong with a region, by kind"),
+    metric("diffluent_capture_buffer_bytes", Gauge, &[], "Memory in use by captured batches"),
+    metric("diffluent_capture_buffer_limit_bytes", Gauge, &[], "The most that it may be: `buffer` in `[mirror]`"),
+    metric("diffluent_captured_bytes_total", Counter, &[], "Bytes of record batches captured from clients"),
+    metric(
+        "diffluent_capture_dropped_bytes_total",
+        Counter,
+        &["reason"],
+        "Bytes of record batches that were not captured, or dropped again, and are read from the local log instead",
+    ),
+    metric("diffluent_client_connections", Gauge, &[], "Client connections now"),
+    metric("diffluent_client_connections_opened_total", Counter, &[], "Client connections accepted"),
+    metric("diffluent_client_requests_total", Counter, &["api"], "Requests of clients, by API"),
+    metric("diffluent_client_received_bytes_total", Counter, &[], "Bytes that came from clients"),
+    metric("diffluent_client_sent_bytes_total", Counter, &[], "Bytes that went to clients"),
+    metric(
+        "diffluent_client_closed_total",
+        Counter,
+        &["reason"],
+        "Client connections that ended, by reason; what a client sent that is not Kafka shows here",
+    ),
+    metric(
+        "diffluent_cluster_received_bytes_total",
+        Counter,
+        &["cluster"],
+        "Bytes from a cluster's brokers on diffluent's own connections: `local`, or a region's name",
+    ),
+    metric(
+        "diffluent_cluster_sent_bytes_total",
+        Counter,
+        &["cluster"],
+        "Bytes to a cluster's brokers on diffluent's own connections: `local`, or a region's name",
+    ),
+    metric(
+        "diffluent_cluster_fetched_bytes_total",
+        Counter,
+        &["cluster"],
+        "Bytes of record batches that diffluent's own connections fetched: from `local` to catch up, from a region to find a position",
+    ),
+    metric("diffluent_build_info", Info, &["version"], "The version of this build; always 1"),
+];
+
+/// Metrics of `scrape` (OpenMetrics text) that [`METRICS`] does not list, or lists with other labels, in words. For tests.
+pub fn undocumented(scrape: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in scrape.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let name = line.split(['{', ' ']).next().unwrap_or_default();
+        let Some(metric) = METRICS.iter().find(|metric| metric.name == name) else {
+            found.push(format!("{name} is not in the catalog"));
+            continue;
+        };
+        let labels = line.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}')).map_or("", |(labels, _)| labels);
+        for label in label_names(labels) {
+            if !metric.labels.contains(&label) {
+                found.push(format!("{name} has the label {label}, which is not in the catalog"));
+            }
+        }
+    }
+    found.dedup();
+    found
+}
+
+/// `a` and `b` of `a="x",b="y"`; a value may hold anything, with quotes escaped.
+fn label_names(labels: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    let mut rest = labels;
+    while let Some((name, after)) = rest.split_once("=\"") {
+        names.push(name.trim_start_matches(','));
+        let mut escaped = false;
+        let end = after.char_indices().find(|(_, c)| {
+            let ends = *c == '"' && !escaped;
+            escaped = *c == '\\' && !escaped;
+            ends
+        });
+        rest = end.and_then(|(at, _)| after.get(at + 1..)).unwrap_or("");
+    }
+    names
+}
+
+/// The page docs/metrics.md. A test fails when the file differs.
+pub fn reference() -> String {
+    let mut page = String::from(
+        "# Metrics\n\n\
+         <!-- Generated from src/admin/catalog.rs: `UPDATE_DOCS=1 cargo test --lib admin` writes it again. -->\n\n\
+         `GET /metrics` on the admin port (`[admin] listen`, 127.0.0.1:9644 unless changed) answers in OpenMetrics' \
+         text format. For Prometheus:\n\n\
+         ```yaml\n\
+         scrape_configs:\n  - job_name: diffluent\n    static_configs:\n      - targets: [\"127.0.0.1:9644\"]\n\
+         ```\n\n\
+         Lag is computed when it is asked for, against the local log's end, per topic; `GET /lag` has every \
+         partition. Counters start at 0 with the process. Seconds and bytes are the only units.\n\n\
+         | name | kind | labels | what it measures |\n|---|---|---|---|\n",
+    );
+    for metric in METRICS {
+        let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let (name, kind, labels, help) = (metric.name, metric.kind.as_str(), labels.join(", "), metric.help);
+        let _ = writeln!(page, "| `{name}` | {kind} | {labels} | {help} |");
+    }
+    page.push_str(
+        "\n## What to look at\n\n\
+         - **Is a region behind?** `max by (region) (diffluent_lag_seconds)`.\n\
+         - **Is it getting better?** `sum by (region) (delta(diffluent_lag_records[5m]))`: below 0, it catches up.\n\
+         - **Does a stream need a person?** `diffluent_streams{state=\"stalled\"} > 0`; `/lag/{region}` says why.\n\
+         - **Is a region gone?** `diffluent_region_state{state=\"unreachable\"} == 1`.\n\
+         - **Was anything lost?** `diffluent_lost_records_total + diffluent_diverged_records_total > 0`: a person must look.\n\
+         - **Is the buffer too small?** `rate(diffluent_capture_dropped_bytes_total{reason=\"budget\"}[5m]) > 0`: nothing is \
+         lost, but the local cluster is read for it.\n",
+    );
+    page
+}

@@ -1,0 +1,140 @@
+//! The text of `/metrics`: what is registered, and lag, which is computed when somebody asks.
+//!
+//! # References
+//! OpenMetrics 1.0, <https://github.com/prometheus/OpenMetrics/blob/main/specification/OpenMetrics.md>
+
+use std::fmt::{self, Write};
+
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::registry::Registry;
+
+use super::catalog::{self, Kind};
+use crate::lag::{LatencySummary, RegionLag, State};
+
+/// Every state, so that a series is there with 0 before the state was ever seen.
+const STATES: [State; 6] =
+    [State::Mirroring, State::Starting, State::CatchingUp, State::Paused, State::Stalled, State::Unreachable];
+
+/// All metrics, in OpenMetrics' text format.
+pub(super) fn text(registry: &Registry, regions: &[RegionLag], version: &str) -> Result<String, fmt::Error> {
+    let mut out = String::new();
+    encode_registry(&mut out, registry)?;
+    lag(&mut out, regions)?;
+    family(&mut out, "diffluent_build_info")?;
+    sample(&mut out, "diffluent_build_info", &[("version", version)], 1)?;
+    encode_eof(&mut out)?;
+    Ok(out)
+}
+
+/// Per region and topic, never per partition: 10 regions of 1,000 topics are 20,000 series, of 10,000 partitions each they
+/// would be millions. `/lag` has the partitions.
+fn lag(out: &mut String, regions: &[RegionLag]) -> fmt::Result {
+    let topics = || regions.iter().flat_map(|region| region.topics.iter().map(move |topic| (region, topic)));
+
+    family(out, "diffluent_lag_records")?;
+    for (region, topic) in topics() {
+        let labels = [("region", region.region.as_str()), ("topic", &topic.topic)];
+        sample(out, "diffluent_lag_records", &labels, topic.lag_records)?;
+    }
+    family(out, "diffluent_lag_bytes")?;
+    for (region, topic) in topics() {
+        if let Some(bytes) = topic.lag_bytes {
+            let labels = [("region", region.region.as_str()), ("topic", &topic.topic)];
+            sample(out, "diffluent_lag_bytes", &labels, bytes)?;
+        }
+    }
+    family(out, "diffluent_lag_seconds")?;
+    for (region, topic) in topics() {
+        let labels = [("region", region.region.as_str()), ("topic", &topic.topic)];
+        sample(out, "diffluent_lag_seconds", &labels, topic.lag_seconds)?;
+    }
+    family(out, "diffluent_region_state")?;
+    for region in regions {
+        for state in STATES {
+            let labels = [("region", region.region.as_str()), ("state", state.as_str())];
+            sample(out, "diffluent_region_state", &labels, u8::from(region.state == state))?;
+        }
+    }
+    family(out, "diffluent_streams")?;
+    for region in regions {
+        for state in STATES {
+            let streams = region.topics.iter().flat_map(|topic| &topic.partitions);
+            let count = streams.filter(|stream| stream.state == state).count();
+            sample(out, "diffluent_streams", &[("region", &region.region), ("state", state.as_str())], count)?;
+        }
+    }
+    family(out, "diffluent_replication_latency_seconds")?;
+    for region in regions {
+        for (quantile, seconds) in quantiles(&region.replication_latency) {
+            let labels = [("region", region.region.as_str()), ("quantile", quantile)];
+            sample(out, "diffluent_replication_latency_seconds", &labels, seconds)?;
+        }
+    }
+    family(out, "diffluent_mirrored_records_total")?;
+    for region in regions {
+        let labels = [("region", region.region.as_str())];
+        sample(out, "diffluent_mirrored_records_total", &labels, region.mirrored_records)?;
+    }
+    family(out, "diffluent_mirrored_bytes_total")?;
+    for region in regions {
+        let labels = [("region", region.region.as_str())];
+        sample(out, "diffluent_mirrored_bytes_total", &labels, region.mirrored_bytes)?;
+    }
+    Ok(())
+}
+
+/// A minute in which nothing was measured has no quantiles, which Prometheus calls NaN.
+fn quantiles(latency: &LatencySummary) -> [(&'static str, f64); 4] {
+    // To the microsecond, which is what is measured: 0.7583, not 0.7583000000000001.
+    let or_nan = |seconds: f64| if latency.count == 0 { f64::NAN } else { (seconds * 1e6).round() / 1e6 };
+    [
+        ("0.5", or_nan(latency.p50)),
+        ("0.9", or_nan(latency.p90)),
+        ("0.99", or_nan(latency.p99)),
+        ("1", or_nan(latency.max)),
+    ]
+}
+
+/// The lines that introduce the metric `name`, from the catalog.
+fn family(out: &mut String, name: &str) -> fmt::Result {
+    let Some(metric) = catalog::METRICS.iter().find(|metric| metric.name == name) else {
+        return Ok(());
+    };
+    let (suffix, kind) = match metric.kind {
+        Kind::Counter => ("_total", "counter"),
+        Kind::Gauge => ("", "gauge"),
+        Kind::Summary => ("", "summary"),
+        Kind::Info => ("_info", "info"),
+    };
+    let base = name.strip_suffix(suffix).unwrap_or(name);
+    writeln!(out, "# HELP {base} {}.", metric.help.replace('`', ""))?;
+    writeln!(out, "# TYPE {base} {kind}")
+}
+
+fn sample(out: &mut String, name: &str, labels: &[(&str, &str)], value: impl fmt::Display) -> fmt::Result {
+    out.push_str(name);
+    for (index, (label, text)) in labels.iter().enumerate() {
+        write!(out, "{}{label}=\"{}\"", if index == 0 { '{' } else { ',' }, Escaped(text))?;
+    }
+    if !labels.is_empty() {
+        out.push('}');
+    }
+    writeln!(out, " {value}")
+}
+
+/// A label's value as OpenMetrics wants it.
+struct Escaped<'a>(&'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            match c {
+                '\\' => f.write_str("\\\\")?,
+                '"' => f.write_str("\\\"")?,
+                '\n' => f.write_str("\\n")?,
+                other => f.write_char(other)?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+//! The admin port: what is true now, as JSON for people and as OpenMetrics text for Prometheus.
+//!
+//! Owns the HTTP routes, their bounds, and the list of all metric names ([`catalog`]). It may read lag (through
+//! [`LagSource`]), readiness and the metrics registry. It must not touch a stream or a session, and nothing on the path
+//! of a client's bytes waits for it.
+//!
+//! # Bounds
+//! [`server::CONNECTIONS_MAX`] connections; further ones wait in the kernel's queue. Each has a deadline to send a request's head, each
+//! request one to be answered, each connection one to end. Bodies are limited, and no route reads one.
+
+pub mod catalog;
+mod metrics;
+mod routes;
+pub mod server;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+
+pub use catalog::undocumented;
+pub use server::serve;
+
+use crate::lag::RegionLag;
+
+/// What a [`LagSource`] answers, later.
+pub type LagFuture<'a> = Pin<Box<dyn Future<Output = Vec<RegionLag>> + Send + 'a>>;
+
+/// Where the lag of all regions is known: the mirror.
+pub trait LagSource: Send + Sync {
+    /// The lag of every region, taken from its streams now. It should be ready within milliseconds; the admin port answers 503
+    /// when it takes longer than [`server::REQUEST_TIME_MAX`].
+    fn lag(&self) -> LagFuture<'_>;
+}
+
+/// Whether clients can be served, and if not, what is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// The local cluster answers and all ports are bound.
+    pub ready: bool,
+    /// What is missing, in words; empty when ready.
+    pub waiting_for: Vec<String>,
+}
+
+impl Readiness {
+    /// Clients can be served.
+    pub fn ready() -> Self {
+        Self { ready: true, waiting_for: Vec::new() }
+    }
+
+    /// Clients can't be served before all of `what` is there; ready when that is nothing.
+    pub fn waiting_for(what: impl IntoIterator<Item = String>) -> Self {
+        let waiting_for: Vec<String> = what.into_iter().collect();
+        Self { ready: waiting_for.is_empty(), waiting_for }
+    }
+}
+
+/// What the admin port reads. Cheap to clone.
+#[derive(Clone)]
+pub struct AdminState {
+    /// The mirror.
+    pub lag: Arc<dyn LagSource>,
+    /// Asked at each `/ready`; it must not block.
+    pub ready: Arc<dyn Fn() -> Readiness + Send + Sync>,
+    /// All metrics but those of lag, which are computed at each scrape. Names carry the prefix `diffluent`.
+    pub registry: Arc<Registry>,
+    /// The version of this build.
+    pub version: &'static str,
+}
+
+impl fmt::Debug for AdminState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminState").field("version", &self.version).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,150 @@
+//! The admin port's routes. Answers are JSON; errors have an `error_code` and a `message`, as Kafka Connect's do.
+
+use axum::Json;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Serialize;
+use tokio::time::timeout;
+
+use super::server::{BODY_BYTES_MAX, REQUEST_TIME_MAX};
+use super::{AdminState, metrics};
+use crate::lag::{RegionLag, TopicLag};
+
+/// What `/` shows.
+const ROUTES: &str = "\
+GET /lag                   how far behind each region is, by topic and partition
+GET /lag/{region}          one region
+GET /lag/{region}/{topic}  one topic on its way to a region, by its name in the local cluster
+GET /metrics               all metrics, as OpenMetrics text
+GET /live                  200 while the process works
+GET /ready                 200 once clients can be served; 503 with the reason before that
+";
+
+/// OpenMetrics 1.0, which Prometheus asks for and accepts.
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What `/lag` answers.
+#[derive(Debug, Serialize)]
+struct Regions {
+    regions: Vec<RegionLag>,
+}
+
+/// An error as the admin port tells it.
+#[derive(Debug, Serialize)]
+struct ErrorBody {
+    error_code: u16,
+    message: String,
+}
+
+fn error(status: StatusCode, message: impl Into<String>) -> Response {
+    (status, Json(ErrorBody { error_code: status.as_u16(), message: message.into() })).into_response()
+}
+
+pub(super) fn router(state: AdminState) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/lag", get(lag))
+        .route("/lag/{region}", get(region_lag))
+        .route("/lag/{region}/{topic}", get(topic_lag))
+        .route("/metrics", get(scrape))
+        .route("/live", get(live))
+        .route("/ready", get(ready))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn(in_time))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(state)
+}
+
+/// Answers 503 for a route that takes too long: the rest of the process is in trouble, and the asker should know now.
+async fn in_time(request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    match timeout(REQUEST_TIME_MAX, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let seconds = REQUEST_TIME_MAX.as_secs();
+            error(StatusCode::SERVICE_UNAVAILABLE, format!("{path} could not be answered within {seconds} s"))
+        }
+    }
+}
+
+async fn index(State(state): State<AdminState>) -> String {
+    format!("diffluent {}\n\n{ROUTES}", state.version)
+}
+
+async fn lag(State(state): State<AdminState>) -> Json<Regions> {
+    Json(Regions { regions: state.lag.lag().await })
+}
+
+async fn region_lag(State(state): State<AdminState>, Path(region): Path<String>) -> Response {
+    match find_region(state.lag.lag().await, &region) {
+        Ok(found) => Json(found).into_response(),
+        Err(response) => *response,
+    }
+}
+
+async fn topic_lag(State(state): State<AdminState>, Path((region, topic)): Path<(String, String)>) -> Response {
+    let found = find_region(state.lag.lag().await, &region).and_then(|found| find_topic(found, &topic));
+    match found {
+        Ok(found) => Json(found).into_response(),
+        Err(response) => *response,
+    }
+}
+
+fn find_region(regions: Vec<RegionLag>, name: &str) -> Result<RegionLag, Box<Response>> {
+    let known: Vec<String> = regions.iter().map(|region| region.region.clone()).collect();
+    let found = regions.into_iter().find(|region| region.region == name);
+    found.ok_or_else(|| Box::new(unknown(&format!("region {name:?}"), "regions", &known)))
+}
+
+fn find_topic(region: RegionLag, name: &str) -> Result<TopicLag, Box<Response>> {
+    let known: Vec<String> = region.topics.iter().map(|topic| topic.topic.clone()).collect();
+    let found = region.topics.into_iter().find(|topic| topic.topic == name);
+    let what = format!("topic {name:?} on its way to region {:?}", region.region);
+    found.ok_or_else(|| Box::new(unknown(&what, "topics", &known)))
+}
+
+/// The most names that an error lists.
+const NAMES_MAX: usize = 100;
+
+fn unknown(what: &str, kind: &str, known: &[String]) -> Response {
+    let message = if known.is_empty() {
+        format!("there is no {what}: there are no {kind} yet")
+    } else {
+        let more = known.len().saturating_sub(NAMES_MAX);
+        let shown: Vec<&str> = known.iter().take(NAMES_MAX).map(String::as_str).collect();
+        let rest = if more == 0 { String::new() } else { format!(" and {more} more") };
+        format!("there is no {what}; known {kind}: {}{rest}", shown.join(", "))
+    };
+    error(StatusCode::NOT_FOUND, message)
+}
+
+async fn scrape(State(state): State<AdminState>) -> Response {
+    let regions = state.lag.lag().await;
+    match metrics::text(&state.registry, &regions, state.version) {
+        Ok(text) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
+        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written as text"),
+    }
+}
+
+async fn live() -> &'static str {
+    "alive\n"
+}
+
+async fn ready(State(state): State<AdminState>) -> Response {
+    let readiness = (state.ready)();
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(readiness)).into_response()
+}
+
+async fn not_found(uri: Uri) -> Response {
+    error(StatusCode::NOT_FOUND, format!("there is no {}; GET / lists what there is", uri.path()))
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+    error(StatusCode::METHOD_NOT_ALLOWED, format!("{method} does nothing at {}; GET does", uri.path()))
+}

@@ -1,0 +1,296 @@
+use std::path::Path;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::*;
+use crate::lag::{LatencySummary, PartitionLag, State, TopicLag};
+
+/// The lag of two regions: one well, one stalled.
+struct Fake;
+
+impl LagSource for Fake {
+    fn lag(&self) -> LagFuture<'_> {
+        Box::pin(async { vec![region("us", State::Mirroring, 0), region("ap", State::Stalled, 7)] })
+    }
+}
+
+/// A mirror that never answers.
+struct Stuck;
+
+impl LagSource for Stuck {
+    fn lag(&self) -> LagFuture<'_> {
+        Box::pin(std::future::pending())
+    }
+}
+
+fn region(name: &str, state: State, behind: u64) -> RegionLag {
+    let latency = LatencySummary { count: u64::from(behind == 0), p50: 0.05, p90: 0.06, p99: 0.07, max: 0.08 };
+    let partition = PartitionLag {
+        partition: 0,
+        state,
+        reason: None,
+        local_end_offset: 100,
+        next_source_offset: 100 - i64::try_from(behind).unwrap(),
+        lag_records: behind,
+        lag_bytes: (behind == 0).then_some(0),
+        lag_seconds: 1.5,
+        replication_latency: latency,
+    };
+    let topic = TopicLag {
+        topic: "orders".into(),
+        region_topic: "orders".into(),
+        state,
+        lag_records: behind,
+        lag_bytes: partition.lag_bytes,
+        lag_seconds: 1.5,
+        replication_latency: latency,
+        partitions: vec![partition],
+    };
+    RegionLag {
+        region: name.into(),
+        state,
+        reason: None,
+        streams: 1,
+        lag_records: behind,
+        lag_bytes: topic.lag_bytes,
+        lag_seconds: 1.5,
+        mirrored_records: 1000,
+        mirrored_bytes: 65_536,
+        replication_latency: latency,
+        topics: vec![topic],
+    }
+}
+
+/// A running admin port.
+struct Port {
+    address: std::net::SocketAddr,
+    shutdown: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Port {
+    async fn open(lag: Arc<dyn LagSource>, ready: Readiness) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (shutdown, down) = watch::channel(false);
+        let mut registry = Registry::with_prefix("diffluent");
+        let connections: Counter = Counter::default();
+        registry.register("client_connections_opened", "Client connections accepted", connections.clone());
+        connections.inc();
+        let state = AdminState {
+            lag,
+            ready: Arc::new(move || ready.clone()),
+            registry: Arc::new(registry),
+            version: "0.0.0-test",
+        };
+        Self { address, shutdown, task: tokio::spawn(serve(listener, state, down)) }
+    }
+
+    async fn well() -> Self {
+        Self::open(Arc::new(Fake), Readiness::ready()).await
+    }
+
+    /// The status and body of a request.
+    async fn request(&self, method: &str, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        self.request("GET", path).await
+    }
+
+    async fn json(&self, path: &str) -> (u16, serde_json::Value) {
+        let (status, body) = self.get(path).await;
+        (status, serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {e}: {body}")))
+    }
+
+    /// Ends it; a panic in its task fails the test.
+    async fn close(self) {
+        self.shutdown.send_replace(true);
+        timeout(Duration::from_secs(10), self.task).await.expect("the port did not close").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn lag_is_shown_whole_by_region_and_by_topic() {
+    let port = Port::well().await;
+    let (status, all) = port.json("/lag").await;
+    assert_eq!(status, 200);
+    assert_eq!(all["regions"][1]["region"], "ap");
+    assert_eq!(all["regions"][1]["state"], "stalled");
+    assert_eq!(all["regions"][1]["topics"][0]["partitions"][0]["next_source_offset"], 93);
+    let (status, one) = port.json("/lag/ap").await;
+    assert_eq!((status, &one), (200, &all["regions"][1]));
+    let (status, topic) = port.json("/lag/ap/orders").await;
+    assert_eq!((status, &topic), (200, &all["regions"][1]["topics"][0]));
+    port.close().await;
+}
+
+#[tokio::test]
+async fn an_unknown_region_or_topic_is_answered_with_the_known_ones() {
+    let port = Port::well().await;
+    let (status, body) = port.json("/lag/eu").await;
+    assert_eq!((status, &body["error_code"]), (404, &serde_json::json!(404)));
+    assert_eq!(body["message"], "there is no region \"eu\"; known regions: us, ap");
+    let (status, body) = port.json("/lag/us/paymentz").await;
+    assert_eq!(status, 404);
+    assert_eq!(body["message"], "there is no topic \"paymentz\" on its way to region \"us\"; known topics: orders");
+    port.close().await;
+}
+
+#[tokio::test]
+async fn an_unknown_route_and_a_wrong_method_are_answered_in_json() {
+    let port = Port::well().await;
+    let (status, body) = port.json("/lags").await;
+    assert_eq!((status, &body["error_code"]), (404, &serde_json::json!(404)));
+    let (status, body) = port.request("POST", "/lag").await;
+    assert_eq!(status, 405);
+    assert!(body.contains("\"error_code\":405"), "{body}");
+    let (status, body) = port.get("/").await;
+    assert_eq!(status, 200);
+    assert!(body.contains("0.0.0-test") && body.contains("/lag/{region}/{topic}"), "{body}");
+    port.close().await;
+}
+
+#[tokio::test]
+async fn live_is_200_and_ready_says_what_it_waits_for() {
+    let waiting = Readiness::waiting_for(["the local cluster".to_owned()]);
+    let port = Port::open(Arc::new(Fake), waiting).await;
+    assert_eq!(port.get("/live").await.0, 200);
+    let (status, body) = port.json("/ready").await;
+    assert_eq!(status, 503);
+    assert_eq!(body, serde_json::json!({"ready": false, "waiting_for": ["the local cluster"]}));
+    port.close().await;
+    let port = Port::well().await;
+    assert_eq!(port.json("/ready").await.0, 200);
+    port.close().await;
+}
+
+#[tokio::test]
+async fn metrics_hold_what_is_registered_and_what_lags() {
+    let port = Port::well().await;
+    let (status, text) = port.get("/metrics").await;
+    assert_eq!(status, 200);
+    for line in [
+        "diffluent_client_connections_opened_total 1",
+        "# TYPE diffluent_lag_records gauge",
+        "diffluent_lag_records{region=\"ap\",topic=\"orders\"} 7",
+        "diffluent_lag_seconds{region=\"us\",topic=\"orders\"} 1.5",
+        "diffluent_lag_bytes{region=\"us\",topic=\"orders\"} 0",
+        "diffluent_region_state{region=\"ap\",state=\"stalled\"} 1",
+        "diffluent_region_state{region=\"us\",state=\"stalled\"} 0",
+        "diffluent_streams{region=\"ap\",state=\"stalled\"} 1",
+        "diffluent_streams{region=\"ap\",state=\"mirroring\"} 0",
+        "# TYPE diffluent_replication_latency_seconds summary",
+        "diffluent_replication_latency_seconds{region=\"us\",quantile=\"0.99\"} 0.07",
+        "diffluent_replication_latency_seconds{region=\"ap\",quantile=\"0.5\"} NaN",
+        "# TYPE diffluent_mirrored_records counter",
+        "diffluent_mirrored_records_total{region=\"us\"} 1000",
+        "diffluent_mirrored_bytes_total{region=\"us\"} 65536",
+        "diffluent_build_info{version=\"0.0.0-test\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
+    }
+    assert!(!text.contains("diffluent_lag_bytes{region=\"ap\""), "unknown bytes are left out");
+    assert!(text.ends_with("# EOF\n"));
+    assert_eq!(undocumented(&text), Vec::<String>::new());
+    port.close().await;
+}
+
+#[test]
+fn every_metric_that_a_room_registers_is_in_the_catalog_and_every_one_in_the_catalog_is_there() {
+    let mut registry = Registry::with_prefix("diffluent");
+    let capture = crate::capture::Capture::new(1024);
+    capture.register(&mut registry);
+    capture.dropped("budget", 1);
+    let sessions = crate::session::SessionMetrics::default();
+    sessions.register(&mut registry);
+    sessions.closed("client_closed");
+    let mirror = crate::mirror::metrics::MirrorMetrics::register(&mut registry);
+    mirror.region("us").error("connect");
+    mirror.traffic("local");
+    let text = metrics::text(&registry, &[region("us", State::Mirroring, 0)], "0.0.0-test").unwrap();
+    assert_eq!(undocumented(&text), Vec::<String>::new());
+    for metric in catalog::METRICS {
+        let there = text.lines().any(|line| line.split(['{', ' ']).next() == Some(metric.name));
+        assert!(there, "{} is in the catalog, and nobody registers it", metric.name);
+    }
+}
+
+#[test]
+fn a_metric_or_label_that_is_not_in_the_catalog_is_found() {
+    let text = "diffluent_new_total 1\ndiffluent_lag_records{region=\"a\\\",b=\\\"c\",topic=\"t\",extra=\"1\"} 2\n";
+    let found = undocumented(text);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("diffluent_new_total") && found[1].contains("extra"), "{found:?}");
+}
+
+#[test]
+fn names_follow_the_metric_grammar() {
+    for metric in catalog::METRICS {
+        assert!(metric.name.starts_with("diffluent_"), "{}", metric.name);
+        assert_eq!(metric.name.ends_with("_total"), metric.kind == catalog::Kind::Counter, "{}", metric.name);
+        assert!(!metric.labels.contains(&"partition"), "{}: labels are bounded", metric.name);
+        let others = catalog::METRICS.iter().filter(|other| other.name == metric.name).count();
+        assert_eq!(others, 1, "{} is listed twice", metric.name);
+    }
+}
+
+#[test]
+fn the_metrics_page_is_what_the_catalog_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, catalog::reference()).unwrap();
+    }
+    let page = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(page == catalog::reference(), "docs/metrics.md is stale: UPDATE_DOCS=1 cargo test --lib admin");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mirror_that_does_not_answer_is_told_as_503() {
+    let port = Port::open(Arc::new(Stuck), Readiness::ready()).await;
+    let (status, body) = port.json("/lag").await;
+    assert_eq!(status, 503);
+    assert_eq!(body["message"], "/lag could not be answered within 5 s");
+    port.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_sends_no_request_is_closed() {
+    let port = Port::well().await;
+    let mut silent = TcpStream::connect(port.address).await.unwrap();
+    silent.write_all(b"GET /lag HTT").await.unwrap();
+    let mut answer = Vec::new();
+    silent.read_to_end(&mut answer).await.unwrap();
+    port.close().await;
+}
+
+#[tokio::test]
+async fn silent_connections_beyond_the_limit_wait_and_are_served_when_one_ends() {
+    let port = Port::well().await;
+    let mut silent = Vec::new();
+    for _ in 0..server::CONNECTIONS_MAX {
+        silent.push(TcpStream::connect(port.address).await.unwrap());
+    }
+    let mut late = TcpStream::connect(port.address).await.unwrap();
+    late.write_all(b"GET /live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    let waiting = timeout(Duration::from_millis(200), late.read_to_string(&mut answer)).await;
+    assert!(waiting.is_err(), "served beyond the limit: {answer}");
+    silent.pop();
+    timeout(Duration::from_secs(10), late.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    port.close().await;
+}

@@ -1,0 +1,120 @@
+//! `diffluent check`: tries what `diffluent run` needs, and says what works, what does not, and what to do.
+//!
+//! Owns the report ([`report`]) and the judgement of what was found. It may connect to every cluster and bind the
+//! configured ports for a moment. It must not change anything: no topic is created, nothing is written or committed; and it
+//! decides nothing for the running proxy, which finds out for itself.
+//!
+//! [`clusters`](self) asks, `judge` compares without I/O, so that what is said can be tested without a cluster.
+
+mod clusters;
+mod judge;
+mod ports;
+pub mod report;
+
+pub use report::{CheckReport, Level};
+
+use crate::config::Config;
+use report::Section;
+
+/// Tries everything that `config` names. Takes as long as the slowest cluster, at most a few times `dial_timeout`.
+pub async fn run(config: &Config) -> CheckReport {
+    let timeout = config.proxy.dial_timeout;
+    let mut own = Section::new(format!("proxy {:?}", config.proxy.name.as_str()));
+    own.extend(ports::check(config).await);
+
+    let mut asked = tokio::task::JoinSet::new();
+    let local = ("local".to_owned(), config.local.bootstrap_servers.clone(), Vec::new());
+    let regions = config.region.iter().map(|region| {
+        // A region's offsets are not used; progress is kept in the local cluster.
+        (region.name.to_string(), region.bootstrap_servers.clone(), Vec::new())
+    });
+    let mut clusters: Vec<(String, _, Vec<String>)> = std::iter::once(local).chain(regions).collect();
+    if let (Some(local), true) = (clusters.first_mut(), config.mirror.enabled) {
+        local.2 = config.region.iter().map(|region| format!("diffluent.{}", region.name)).collect();
+    }
+    for (index, (name, servers, groups)) in clusters.into_iter().enumerate() {
+        asked.spawn(async move { (index, clusters::ask(&name, &servers, &groups, timeout).await) });
+    }
+    let mut found = asked.join_all().await;
+    found.sort_by_key(|(index, _)| *index);
+    let mut found = found.into_iter().map(|(_, found)| found);
+
+    let mut sections = vec![own];
+    if let Some(local) = found.next() {
+        let regions: Vec<_> = found.collect();
+        sections.push(judge::local(config, &local));
+        for (index, region) in regions.iter().enumerate() {
+            sections.push(judge::region(config, index, &local, &regions, region));
+        }
+    }
+    CheckReport::new(sections)
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn config(local: &str, region: &str) -> Config {
+        let list = |servers: &str| servers.split(',').map(|s| format!("\"{s}\"")).collect::<Vec<_>>().join(", ");
+        let (local, region) = (list(local), list(region));
+        let text = format!(
+            "[proxy]\nname = \"eu\"\nlisten = \"127.0.0.1:0\"\nadvertise = \"127.0.0.1\"\nbroker_ports = \"9100-9102\"\n\
+             dial_timeout = \"2 s\"\n[local]\nbootstrap_servers = [{local}]\n\
+             [[region]]\nname = \"us\"\nbootstrap_servers = [{region}]\n[admin]\nlisten = \"127.0.0.1:0\"\n"
+        );
+        Config::parse("proxy.toml", &text).unwrap()
+    }
+
+    fn lines<'a>(report: &'a CheckReport, title: &str) -> &'a [report::Line] {
+        let section = report.sections().iter().find(|section| section.title == title);
+        &section.unwrap_or_else(|| panic!("no section {title}: {report}")).lines
+    }
+
+    #[tokio::test]
+    async fn brokers_that_answer_and_those_that_do_not_are_told_apart() {
+        let (local, region) = (MockCluster::new(2).unwrap(), MockCluster::new(1).unwrap());
+        local.create_topic("orders", 3, 1).unwrap();
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let nobody = closed.local_addr().unwrap().to_string();
+        drop(closed);
+        let config = config(&format!("{},{nobody}", local.bootstrap_servers()), &region.bootstrap_servers());
+        let report = run(&config).await;
+        let here = lines(&report, "local cluster");
+        assert!(here.iter().any(|line| line.level == Level::Warning && line.what.starts_with(&nobody)), "{report}");
+        assert!(here.iter().any(|line| line.what.ends_with("2 brokers, 1 topic")), "{report}");
+        assert!(
+            here.iter().any(|line| line.what == "progress can be kept in the consumer group diffluent.us"),
+            "{report}"
+        );
+        let there = lines(&report, "region \"us\"");
+        assert!(there.iter().any(|line| line.what == "1 topic will be created in the region"), "{report}");
+        // The mock can't create topics: that is what an unfit broker looks like.
+        assert!(
+            there.iter().any(|line| line.level == Level::Failure && line.what.contains("CreateTopics")),
+            "{report}"
+        );
+        assert_eq!(report.exit_code(), 1);
+    }
+
+    #[tokio::test]
+    async fn clusters_that_are_not_there_or_not_kafka_are_failures_with_advice() {
+        let web = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = web.local_addr().unwrap().to_string();
+        let served = tokio::spawn(async move {
+            let (mut stream, _) = web.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        });
+        let report = run(&config(&address, "no-such-host.invalid:9092")).await;
+        served.await.unwrap();
+        let here = lines(&report, "local cluster");
+        assert!(here[0].level == Level::Failure && here[0].what.starts_with(&address), "{report}");
+        let there = lines(&report, "region \"us\"");
+        assert!(there[0].what.starts_with("no-such-host.invalid:9092 can't be looked up"), "{report}");
+        assert!(there[0].advice.is_some());
+        assert_eq!(report.exit_code(), 1);
+    }
+}

@@ -1,0 +1,142 @@
+//! The calls that diffluent makes, each with the one version that it speaks and the shape of the answer.
+//!
+//! One version each keeps one code path for every broker from Apache Kafka 3.1 to 4.x. Before a number is raised: the oldest broker
+//! that the tests run must support it, and the shape (see [`crate::wire::shape`]) must be that version's, by Kafka's
+//! message definitions.
+
+use kafka_protocol::messages::{
+    CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
+    DescribeProducersRequest, DescribeProducersResponse, FetchRequest, FetchResponse, FindCoordinatorRequest,
+    FindCoordinatorResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse,
+    OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, OffsetForLeaderEpochRequest,
+    OffsetForLeaderEpochResponse, ProduceRequest, ProduceResponse,
+};
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion};
+
+/// A request that diffluent sends, and the answer to it.
+pub trait Call: Encodable + HeaderVersion {
+    /// The answer's type.
+    type Answer: Decodable + HeaderVersion;
+    /// The API's name, for messages.
+    const NAME: &'static str;
+    /// The API's key.
+    const KEY: i16;
+    /// The version that is spoken.
+    const VERSION: i16;
+    /// The shape of the answer's body.
+    const SHAPE: &'static str;
+}
+
+macro_rules! calls {
+    ($($request:ident => $answer:ident, $name:literal, $key:literal, $version:literal, $shape:literal;)*) => {
+        $(impl Call for $request {
+            type Answer = $answer;
+            const NAME: &'static str = $name;
+            const KEY: i16 = $key;
+            const VERSION: i16 = $version;
+            const SHAPE: &'static str = $shape;
+        })*
+
+        /// Name, key and version of every call, for `diffluent check`.
+        pub const NEEDED: &[(&str, i16, i16)] = &[$(($name, $key, $version)),*];
+    };
+}
+
+calls! {
+    ProduceRequest => ProduceResponse, "Produce", 0, 9, "[s[42888[4st]st]t]4t";
+    FetchRequest => FetchResponse, "Fetch", 1, 12, "424[s[42888[88t]4st]t]t";
+    ListOffsetsRequest => ListOffsetsResponse, "ListOffsets", 2, 7, "4[s[42884t]t]t";
+    MetadataRequest => MetadataResponse, "Metadata", 3, 12, "4[4s4st]s4[2su1[2444[4][4][4]t]4t]t";
+    OffsetCommitRequest => OffsetCommitResponse, "OffsetCommit", 8, 8, "4[s[42t]t]t";
+    OffsetFetchRequest => OffsetFetchResponse, "OffsetFetch", 9, 7, "4[s[484s2t]t]2t";
+    FindCoordinatorRequest => FindCoordinatorResponse, "FindCoordinator", 10, 3, "42s4s4t";
+    CreateTopicsRequest => CreateTopicsResponse, "CreateTopics", 19, 7, "4[su2s42[ss111t]t]t";
+    OffsetForLeaderEpochRequest => OffsetForLeaderEpochResponse, "OffsetForLeaderEpoch", 23, 4, "4[s[2448t]t]t";
+    CreatePartitionsRequest => CreatePartitionsResponse, "CreatePartitions", 37, 3, "4[s2st]t";
+    DescribeProducersRequest => DescribeProducersResponse, "DescribeProducers", 61, 0, "4[s[42s[844848t]t]t]t";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::BytesMut;
+    use kafka_protocol::messages::*;
+    use kafka_protocol::protocol::StrBytes;
+
+    fn fits<C: Call>(answer: &C::Answer)
+    where
+        C::Answer: Encodable,
+    {
+        let mut bytes = BytesMut::new();
+        answer.encode(&mut bytes, C::VERSION).expect("encodes");
+        crate::wire::shape::check(C::SHAPE, &bytes).unwrap_or_else(|_| panic!("{}", C::NAME));
+        let cut = &bytes[..bytes.len() - 1];
+        assert!(crate::wire::shape::check(C::SHAPE, cut).is_err(), "{} cut short", C::NAME);
+    }
+
+    #[test]
+    fn every_shape_fits_what_the_protocol_crate_encodes() {
+        let topic = || TopicName(StrBytes::from_static_str("orders"));
+        fits::<ProduceRequest>(&ProduceResponse::default().with_responses(vec![
+            produce_response::TopicProduceResponse::default().with_name(topic()).with_partition_responses(vec![
+                produce_response::PartitionProduceResponse::default()
+                    .with_record_errors(vec![produce_response::BatchIndexAndErrorMessage::default()])
+                    .with_error_message(Some(StrBytes::from_static_str("x"))),
+            ]),
+        ]));
+        fits::<FetchRequest>(&FetchResponse::default().with_responses(vec![
+            fetch_response::FetchableTopicResponse::default().with_topic(topic()).with_partitions(vec![
+                fetch_response::PartitionData::default()
+                    .with_aborted_transactions(Some(vec![fetch_response::AbortedTransaction::default()]))
+                    .with_records(Some(bytes::Bytes::from_static(b"abc"))),
+            ]),
+        ]));
+        fits::<ListOffsetsRequest>(&ListOffsetsResponse::default().with_topics(vec![
+            list_offsets_response::ListOffsetsTopicResponse::default()
+                .with_name(topic())
+                .with_partitions(vec![list_offsets_response::ListOffsetsPartitionResponse::default()]),
+        ]));
+        fits::<MetadataRequest>(
+            &MetadataResponse::default()
+                .with_brokers(vec![metadata_response::MetadataResponseBroker::default()])
+                .with_topics(vec![
+                    metadata_response::MetadataResponseTopic::default().with_name(Some(topic())).with_partitions(vec![
+                        metadata_response::MetadataResponsePartition::default()
+                            .with_replica_nodes(vec![BrokerId(1), BrokerId(2)]),
+                    ]),
+                ]),
+        );
+        fits::<OffsetCommitRequest>(&OffsetCommitResponse::default().with_topics(vec![
+            offset_commit_response::OffsetCommitResponseTopic::default()
+                .with_name(topic())
+                .with_partitions(vec![offset_commit_response::OffsetCommitResponsePartition::default()]),
+        ]));
+        fits::<OffsetFetchRequest>(&OffsetFetchResponse::default().with_topics(vec![
+            offset_fetch_response::OffsetFetchResponseTopic::default()
+                .with_name(topic())
+                .with_partitions(vec![offset_fetch_response::OffsetFetchResponsePartition::default()]),
+        ]));
+        fits::<FindCoordinatorRequest>(&FindCoordinatorResponse::default());
+        fits::<CreateTopicsRequest>(&CreateTopicsResponse::default().with_topics(vec![
+            create_topics_response::CreatableTopicResult::default()
+                .with_name(topic())
+                .with_configs(Some(vec![create_topics_response::CreatableTopicConfigs::default()])),
+        ]));
+        fits::<OffsetForLeaderEpochRequest>(&OffsetForLeaderEpochResponse::default().with_topics(vec![
+            offset_for_leader_epoch_response::OffsetForLeaderTopicResult::default()
+                .with_topic(topic())
+                .with_partitions(vec![offset_for_leader_epoch_response::EpochEndOffset::default()]),
+        ]));
+        fits::<CreatePartitionsRequest>(
+            &CreatePartitionsResponse::default().with_results(vec![
+                create_partitions_response::CreatePartitionsTopicResult::default().with_name(topic()),
+            ]),
+        );
+        fits::<DescribeProducersRequest>(&DescribeProducersResponse::default().with_topics(vec![
+            describe_producers_response::TopicResponse::default().with_name(topic()).with_partitions(vec![
+                describe_producers_response::PartitionResponse::default()
+                    .with_active_producers(vec![describe_producers_response::ProducerState::default()]),
+            ]),
+        ]));
+    }
+}

@@ -1,0 +1,249 @@
+//! One cluster as diffluent knows it: brokers, topics, leaders; and a connection for calls to each broker.
+//!
+//! Nothing here is trusted for longer than one call: whoever gets a "not leader" asks for [`Cluster::refresh`] and looks again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::Mutex as SyncMutex;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use kafka_protocol::messages::{MetadataRequest, MetadataResponse};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::ClientError;
+use super::apis::Call;
+use super::connection::{Connection, Traffic};
+
+/// Two refreshes are at least this far apart, however many ask.
+const REFRESH_SPACING: Duration = Duration::from_millis(100);
+
+/// Who leads a partition, and since which epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leader {
+    /// The leader's node id, -1 when there is none.
+    pub node_id: i32,
+    /// The leader epoch.
+    pub epoch: i32,
+}
+
+/// A topic as the cluster's metadata has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// The topic's id.
+    pub id: Uuid,
+    /// Whether it is one of Kafka's own.
+    pub internal: bool,
+    /// Leaders by partition number.
+    pub partitions: BTreeMap<i32, Leader>,
+    /// Replicas in all, and those in sync: for under-replicated partitions.
+    pub under_replicated: usize,
+}
+
+/// What a cluster said about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// host and port of each broker.
+    pub brokers: BTreeMap<i32, (String, u16)>,
+    /// Topics by name.
+    pub topics: HashMap<Arc<str>, Topic>,
+}
+
+impl Metadata {
+    /// Who leads a partition; `None` if nobody does.
+    pub fn leader(&self, topic: &str, partition: i32) -> Option<Leader> {
+        self.topics.get(topic)?.partitions.get(&partition).copied().filter(|leader| leader.node_id >= 0)
+    }
+}
+
+/// A cluster and the connections to it.
+#[derive(Debug)]
+pub struct Cluster {
+    name: Arc<str>,
+    bootstrap_servers: Vec<String>,
+    deadline: Duration,
+    traffic: Arc<Traffic>,
+    metadata: ArcSwap<Metadata>,
+    last_refresh: Mutex<Option<Instant>>,
+    calls: SyncMutex<HashMap<Slot, Arc<Mutex<Option<Connection>>>>>,
+}
+
+/// Whose connection: any broker's, or a certain one's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Slot {
+    Any,
+    Node(i32),
+}
+
+impl Cluster {
+    /// A cluster that has not been talked to yet. `deadline` is for a connection and for each call;
+    /// `traffic` counts what goes over our own connections.
+    pub fn new(name: &str, bootstrap_servers: Vec<String>, deadline: Duration, traffic: Arc<Traffic>) -> Arc<Self> {
+        Arc::new(Self {
+            name: Arc::from(name),
+            bootstrap_servers,
+            deadline,
+            traffic,
+            metadata: ArcSwap::default(),
+            last_refresh: Mutex::default(),
+            calls: SyncMutex::default(),
+        })
+    }
+
+    /// The cluster's name in the configuration.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Byte counters of our own connections.
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
+    }
+
+    /// The last metadata; empty before the first [`Cluster::refresh`].
+    pub fn metadata(&self) -> Arc<Metadata> {
+        self.metadata.load_full()
+    }
+
+    /// Opens a new connection to any broker: known ones first, then the bootstrap servers.
+    ///
+    /// # Errors
+    /// The last broker's, if none answers.
+    pub async fn connect_any(&self) -> Result<Connection, ClientError> {
+        let known = self.metadata.load_full();
+        let addresses = known
+            .brokers
+            .values()
+            .map(|(host, port)| address(host, *port))
+            .chain(self.bootstrap_servers.iter().cloned());
+        let mut last = None;
+        for address in addresses {
+            match Connection::open(self.name.clone(), &address, self.traffic.clone(), self.deadline).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| self.no_broker("any partition")))
+    }
+
+    /// Opens a new connection to one broker.
+    ///
+    /// # Errors
+    /// [`ClientError::NoBroker`] if the metadata does not have it, [`ClientError::Connect`].
+    pub async fn connect(&self, node_id: i32) -> Result<Connection, ClientError> {
+        let metadata = self.metadata.load_full();
+        let (host, port) =
+            metadata.brokers.get(&node_id).ok_or_else(|| self.no_broker(format!("node id {node_id}")))?;
+        Connection::open(self.name.clone(), &address(host, *port), self.traffic.clone(), self.deadline).await
+    }
+
+    /// Calls any broker. A connection that broke while idle is replaced once.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub async fn call_any<C: Call>(&self, request: &C) -> Result<C::Answer, ClientError> {
+        self.call_slot(Slot::Any, request).await
+    }
+
+    /// Calls one broker.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub async fn call<C: Call>(&self, node_id: i32, request: &C) -> Result<C::Answer, ClientError> {
+        self.call_slot(Slot::Node(node_id), request).await
+    }
+
+    async fn call_slot<C: Call>(&self, slot: Slot, request: &C) -> Result<C::Answer, ClientError> {
+        let shared = {
+            let mut calls = self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            calls.entry(slot).or_default().clone()
+        };
+        let mut guard = shared.lock().await;
+        // Taken out, so that a call that is dropped half way does not leave its answer to the next one.
+        if let Some(mut connection) = guard.take() {
+            match connection.call(request).await {
+                Ok(answer) => {
+                    *guard = Some(connection);
+                    return Ok(answer);
+                }
+                // Brokers close idle connections: that is no failure of this call.
+                Err(ClientError::Broken { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut connection = match slot {
+            Slot::Any => self.connect_any().await?,
+            Slot::Node(node_id) => self.connect(node_id).await?,
+        };
+        let answer = connection.call(request).await?;
+        *guard = Some(connection);
+        Ok(answer)
+    }
+
+    /// Asks the cluster about itself again, unless that was done within the last 100 ms.
+    ///
+    /// # Errors
+    /// Those of the call; the old metadata stays.
+    pub async fn refresh(&self) -> Result<Arc<Metadata>, ClientError> {
+        let mut last = self.last_refresh.lock().await;
+        if let Some(at) = *last
+            && let Some(wait) = REFRESH_SPACING.checked_sub(at.elapsed())
+        {
+            tokio::time::sleep(wait).await;
+        }
+        let request = MetadataRequest::default().with_topics(None).with_allow_auto_topic_creation(false);
+        let answer = self.call_any(&request).await;
+        *last = Some(Instant::now());
+        let metadata = Arc::new(read_metadata(answer?));
+        self.metadata.store(metadata.clone());
+        Ok(metadata)
+    }
+
+    /// The error for an answer with an error code.
+    pub fn refused(&self, what: impl ToString, code: i16) -> ClientError {
+        ClientError::Refused { cluster: self.name.clone(), what: what.to_string(), code }
+    }
+
+    fn no_broker(&self, what: impl ToString) -> ClientError {
+        ClientError::NoBroker { cluster: self.name.clone(), what: what.to_string() }
+    }
+}
+
+/// host:port, with brackets around an IPv6 address.
+fn address(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+fn read_metadata(answer: MetadataResponse) -> Metadata {
+    let brokers = answer
+        .brokers
+        .into_iter()
+        .filter_map(|broker| Some((broker.node_id.0, (broker.host.to_string(), u16::try_from(broker.port).ok()?))))
+        .collect();
+    let topics = answer
+        .topics
+        .into_iter()
+        .filter(|topic| topic.error_code == 0)
+        .filter_map(|topic| {
+            let under_replicated = topic
+                .partitions
+                .iter()
+                .filter(|partition| partition.isr_nodes.len() < partition.replica_nodes.len())
+                .count();
+            let partitions = topic
+                .partitions
+                .iter()
+                .map(|partition| {
+                    let leader = Leader { node_id: partition.leader_id.0, epoch: partition.leader_epoch };
+                    (partition.partition_index, leader)
+                })
+                .collect();
+            let name: Arc<str> = Arc::from(topic.name?.as_str());
+            Some((name, Topic { id: topic.topic_id, internal: topic.is_internal, partitions, under_replicated }))
+        })
+        .collect();
+    Metadata { cluster_id: answer.cluster_id.map(|id| id.to_string()).unwrap_or_default(), brokers, topics }
+}

@@ -1,0 +1,362 @@
+//! One connection of our own to one broker: frames out, frames in, and the simple call that waits for its answer.
+//!
+//! May be split ([`Connection::split`]) by those who pipeline. Reads are bounded by [`ANSWER_BYTES_MAX`], every wait by a deadline.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use kafka_protocol::messages::{RequestHeader, ResponseHeader};
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::ClientError;
+use super::apis::Call;
+use crate::wire::shape;
+
+/// The longest answer that is read. A Fetch may exceed its own limit by one record batch, and a batch may be as large as a broker takes.
+pub const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// How much is read at once when an answer's length isn't known yet.
+const READ_BYTES: usize = 64 * 1024;
+/// The client id that brokers see on our own connections.
+pub const CLIENT_ID: &str = "diffluent";
+
+/// Bytes that go over our own connections to one cluster.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// From the cluster's brokers.
+    pub received_bytes: prometheus_client::metrics::counter::Counter,
+    /// To the cluster's brokers.
+    pub sent_bytes: prometheus_client::metrics::counter::Counter,
+    /// Bytes of record batches read with Fetch.
+    pub fetched_bytes: prometheus_client::metrics::counter::Counter,
+}
+
+/// Who is talked to: for messages and metrics.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The cluster's name in the configuration.
+    pub cluster: Arc<str>,
+    /// host:port.
+    pub address: Arc<str>,
+    /// The cluster's byte counters.
+    pub traffic: Arc<Traffic>,
+}
+
+impl Peer {
+    fn broken(&self, source: io::Error) -> ClientError {
+        ClientError::Broken { cluster: self.cluster.clone(), address: self.address.to_string(), source }
+    }
+
+    fn unreadable(&self, what: impl ToString) -> ClientError {
+        ClientError::Unreadable {
+            cluster: self.cluster.clone(),
+            address: self.address.to_string(),
+            what: what.to_string(),
+        }
+    }
+}
+
+/// The writing half: encodes requests and numbers them.
+#[derive(Debug)]
+pub struct Requests {
+    peer: Peer,
+    socket: OwnedWriteHalf,
+    next_correlation: i32,
+}
+
+/// The reading half: frames, in the order in which the broker sends them.
+#[derive(Debug)]
+pub struct Answers {
+    peer: Peer,
+    socket: OwnedReadHalf,
+    buffer: BytesMut,
+}
+
+/// A connection to one broker.
+#[derive(Debug)]
+pub struct Connection {
+    peer: Peer,
+    requests: Requests,
+    answers: Answers,
+    versions: HashMap<i16, (i16, i16)>,
+    deadline: Duration,
+}
+
+impl Connection {
+    /// Connects to `address` (host:port), and asks which versions the broker speaks. Connecting and each call may take `deadline`.
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`] when there is no connection, and those of a call.
+    pub async fn open(
+        cluster: Arc<str>,
+        address: &str,
+        traffic: Arc<Traffic>,
+        deadline: Duration,
+    ) -> Result<Self, ClientError> {
+        let refused = |source| ClientError::Connect { cluster: cluster.clone(), address: address.to_string(), source };
+        let socket = tokio::time::timeout(deadline, TcpStream::connect(address))
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(refused)?;
+        socket.set_nodelay(true).map_err(refused)?;
+        let peer = Peer { cluster: cluster.clone(), address: Arc::from(address), traffic };
+        let (reader, writer) = socket.into_split();
+        let mut connection = Self {
+            requests: Requests { peer: peer.clone(), socket: writer, next_correlation: 0 },
+            answers: Answers { peer: peer.clone(), socket: reader, buffer: BytesMut::new() },
+            peer,
+            versions: HashMap::new(),
+            deadline,
+        };
+        connection.versions = connection.ask_versions().await?;
+        Ok(connection)
+    }
+
+    /// The oldest and newest version of an API that the broker speaks.
+    pub fn versions(&self, api_key: i16) -> Option<(i16, i16)> {
+        self.versions.get(&api_key).copied()
+    }
+
+    /// The two halves, for those who send before earlier answers are there.
+    pub fn split(self) -> (Requests, Answers) {
+        (self.requests, self.answers)
+    }
+
+    /// Sends a request and waits for its answer, at most the connection's deadline.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`] but `Refused`: error codes inside the answer are the caller's. After an error the connection is of no further use.
+    pub async fn call<C: Call>(&mut self, request: &C) -> Result<C::Answer, ClientError> {
+        self.call_within(request, self.deadline).await
+    }
+
+    /// As [`Connection::call`], with a deadline of its own.
+    ///
+    /// # Errors
+    /// As [`Connection::call`].
+    pub async fn call_within<C: Call>(&mut self, request: &C, deadline: Duration) -> Result<C::Answer, ClientError> {
+        self.supports(C::NAME, C::KEY, C::VERSION)?;
+        let exchange = async {
+            let correlation = self.requests.send(request).await?;
+            let frame = self.answers.next().await?;
+            decode::<C>(&self.peer, correlation, frame)
+        };
+        tokio::time::timeout(deadline, exchange).await.unwrap_or_else(|_| {
+            Err(ClientError::TimedOut {
+                cluster: self.peer.cluster.clone(),
+                address: self.peer.address.to_string(),
+                waited: deadline,
+            })
+        })
+    }
+
+    /// Checks that the broker speaks a version.
+    ///
+    /// # Errors
+    /// [`ClientError::Unsupported`] if it does not.
+    pub fn supports(&self, api: &'static str, key: i16, version: i16) -> Result<(), ClientError> {
+        match self.versions.get(&key) {
+            Some((min, max)) if (*min..=*max).contains(&version) => Ok(()),
+            _ => Err(ClientError::Unsupported {
+                cluster: self.peer.cluster.clone(),
+                address: self.peer.address.to_string(),
+                api,
+                version,
+            }),
+        }
+    }
+
+    /// ApiVersions v0, which every broker answers. It is read here because it is the one answer that is not flexible.
+    async fn ask_versions(&mut self) -> Result<HashMap<i16, (i16, i16)>, ClientError> {
+        let exchange = async {
+            let header = self.requests.header(18, 0);
+            let mut frame = begin_frame(&header, 1).map_err(|error| self.peer.unreadable(error))?;
+            end_frame(&mut frame, 0);
+            self.requests.write(&frame).await?;
+            let mut answer = self.answers.next().await?;
+            let short = || self.peer.unreadable("ApiVersions is cut short");
+            let correlation = answer.try_get_i32().map_err(|_| short())?;
+            if correlation != header.correlation_id {
+                return Err(self.peer.unreadable(format!("answer {correlation} to request {}", header.correlation_id)));
+            }
+            let error = answer.try_get_i16().map_err(|_| short())?;
+            if error != 0 {
+                return Err(self.peer.unreadable(format!("ApiVersions: {}", super::error_code::describe(error))));
+            }
+            let count = answer.try_get_i32().map_err(|_| short())?;
+            let mut versions = HashMap::new();
+            for _ in 0..count {
+                let key = answer.try_get_i16().map_err(|_| short())?;
+                let min = answer.try_get_i16().map_err(|_| short())?;
+                let max = answer.try_get_i16().map_err(|_| short())?;
+                versions.insert(key, (min, max));
+            }
+            Ok(versions)
+        };
+        tokio::time::timeout(self.deadline, exchange).await.unwrap_or_else(|_| {
+            Err(ClientError::TimedOut {
+                cluster: self.peer.cluster.clone(),
+                address: self.peer.address.to_string(),
+                waited: self.deadline,
+            })
+        })
+    }
+}
+
+impl Requests {
+    /// The header of the next request.
+    pub fn header(&mut self, api_key: i16, version: i16) -> RequestHeader {
+        let correlation = self.next_correlation;
+        self.next_correlation = self.next_correlation.wrapping_add(1);
+        RequestHeader::default()
+            .with_request_api_key(api_key)
+            .with_request_api_version(version)
+            .with_correlation_id(correlation)
+            .with_client_id(Some(StrBytes::from_static_str(CLIENT_ID)))
+    }
+
+    /// Sends a request; returns its correlation id.
+    ///
+    /// # Errors
+    /// [`ClientError::Broken`]: nothing is known about what arrived.
+    pub async fn send<C: Call>(&mut self, request: &C) -> Result<i32, ClientError> {
+        let header = self.header(C::KEY, C::VERSION);
+        let mut frame =
+            begin_frame(&header, C::header_version(C::VERSION)).map_err(|error| self.peer.unreadable(error))?;
+        request.encode(&mut frame, C::VERSION).map_err(|error| self.peer.unreadable(error))?;
+        end_frame(&mut frame, 0);
+        self.write(&frame).await?;
+        Ok(header.correlation_id)
+    }
+
+    /// Writes bytes that are already framed.
+    ///
+    /// # Errors
+    /// [`ClientError::Broken`].
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
+        self.socket.write_all(bytes).await.map_err(|source| self.peer.broken(source))?;
+        self.peer.traffic.sent_bytes.inc_by(bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Writes pieces of a frame, or of several, with as few system calls as the socket allows.
+    ///
+    /// # Errors
+    /// [`ClientError::Broken`].
+    pub async fn write_pieces(&mut self, pieces: &[Bytes]) -> Result<(), ClientError> {
+        /// More than this many pieces go in several calls: the kernel takes 1024.
+        const PIECES_MAX: usize = 512;
+        let (mut at, mut within) = (0, 0);
+        while at < pieces.len() {
+            let mut slices = [io::IoSlice::new(&[]); PIECES_MAX];
+            let mut count = 0;
+            for (slot, piece) in slices.iter_mut().zip(&pieces[at..]) {
+                *slot = io::IoSlice::new(if count == 0 { &piece[within..] } else { piece });
+                count += 1;
+            }
+            let mut written =
+                self.socket.write_vectored(&slices[..count]).await.map_err(|source| self.peer.broken(source))?;
+            if written == 0 {
+                return Err(self.peer.broken(io::ErrorKind::WriteZero.into()));
+            }
+            self.peer.traffic.sent_bytes.inc_by(written as u64);
+            while at < pieces.len() && written >= pieces[at].len() - within {
+                written -= pieces[at].len() - within;
+                at += 1;
+                within = 0;
+            }
+            within += written;
+        }
+        Ok(())
+    }
+}
+
+impl Answers {
+    /// The next frame, without its length. Cancellation safe.
+    ///
+    /// # Errors
+    /// [`ClientError::Broken`] at the end of the stream too; [`ClientError::Unreadable`] for an impossible length.
+    pub async fn next(&mut self) -> Result<Bytes, ClientError> {
+        loop {
+            if let Some(prefix) = self.buffer.first_chunk::<4>() {
+                let length = usize::try_from(i32::from_be_bytes(*prefix))
+                    .ok()
+                    .filter(|length| (4..=ANSWER_BYTES_MAX).contains(length))
+                    .ok_or_else(|| self.peer.unreadable("a frame of an impossible length"))?;
+                if self.buffer.len() >= 4 + length {
+                    self.buffer.advance(4);
+                    return Ok(self.buffer.split_to(length).freeze());
+                }
+                // Grows with what has really arrived, at most doubling: a lying length costs nothing.
+                let missing = 4 + length - self.buffer.len();
+                self.buffer.reserve(missing.min(self.buffer.len().max(READ_BYTES)));
+            } else {
+                self.buffer.reserve(READ_BYTES);
+            }
+            let read = self.socket.read_buf(&mut self.buffer).await.map_err(|source| self.peer.broken(source))?;
+            if read == 0 {
+                return Err(self.peer.broken(io::ErrorKind::UnexpectedEof.into()));
+            }
+            self.peer.traffic.received_bytes.inc_by(read as u64);
+        }
+    }
+
+    /// The error for a frame that answers nothing.
+    pub fn unasked(&self) -> ClientError {
+        self.peer.unreadable("an answer that nobody asked for")
+    }
+
+    /// Decodes a frame as the answer to the request with this correlation id.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreadable`].
+    pub fn decode<C: Call>(&self, correlation: i32, frame: Bytes) -> Result<C::Answer, ClientError> {
+        decode::<C>(&self.peer, correlation, frame)
+    }
+
+    /// The next frame as the answer to the request with this correlation id.
+    ///
+    /// # Errors
+    /// As [`Answers::next`]; [`ClientError::Unreadable`] if it answers another request.
+    pub async fn next_for<C: Call>(&mut self, correlation: i32) -> Result<C::Answer, ClientError> {
+        let frame = self.next().await?;
+        decode::<C>(&self.peer, correlation, frame)
+    }
+}
+
+/// Begins a frame with room for its length and with the request's header.
+///
+/// # Errors
+/// What the protocol crate can't encode, in its words.
+pub fn begin_frame(header: &RequestHeader, header_version: i16) -> Result<BytesMut, String> {
+    let mut frame = BytesMut::zeroed(4);
+    header.encode(&mut frame, header_version).map_err(|error| error.to_string())?;
+    Ok(frame)
+}
+
+/// Ends a frame: writes its length, to which `beyond` bytes count that are sent behind it.
+pub fn end_frame(frame: &mut BytesMut, beyond: usize) {
+    let length = i32::try_from(frame.len() - 4 + beyond).unwrap_or(i32::MAX);
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+}
+
+/// Decodes an answer after its shape was checked.
+///
+/// # Errors
+/// [`ClientError::Unreadable`].
+pub fn decode<C: Call>(peer: &Peer, correlation: i32, mut frame: Bytes) -> Result<C::Answer, ClientError> {
+    // Shapes are of flexible versions, so the answer's header is v1: correlation id and tagged fields.
+    shape::check("4t", &frame).map_err(|error| peer.unreadable(format!("{}: {error}", C::NAME)))?;
+    let header = ResponseHeader::decode(&mut frame, C::Answer::header_version(C::VERSION))
+        .map_err(|error| peer.unreadable(format!("{}: {error}", C::NAME)))?;
+    if header.correlation_id != correlation {
+        return Err(peer.unreadable(format!("{}: answer {} to request {correlation}", C::NAME, header.correlation_id)));
+    }
+    shape::check(C::SHAPE, &frame).map_err(|error| peer.unreadable(format!("{}: {error}", C::NAME)))?;
+    C::Answer::decode(&mut frame, C::VERSION).map_err(|error| peer.unreadable(format!("{}: {error}", C::NAME)))
+}

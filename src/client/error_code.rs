@@ -1,0 +1,119 @@
+//! Kafka's error codes, as far as diffluent decides by them. Source: the protocol guide's table of error codes.
+
+/// The given offset is outside the log.
+pub const OFFSET_OUT_OF_RANGE: i16 = 1;
+/// No such topic or partition, or not yet known to this broker.
+pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+/// The partition has no leader at the moment.
+pub const LEADER_NOT_AVAILABLE: i16 = 5;
+/// This broker does not lead the partition.
+pub const NOT_LEADER_OR_FOLLOWER: i16 = 6;
+/// The in-sync replicas did not answer in time: the batch may be there.
+pub const REQUEST_TIMED_OUT: i16 = 7;
+/// The batch is larger than the topic allows.
+pub const MESSAGE_TOO_LARGE: i16 = 10;
+/// The metadata of an offset commit is too large.
+pub const OFFSET_METADATA_TOO_LARGE: i16 = 12;
+/// The group coordinator reads its log.
+pub const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
+/// The group coordinator is not available.
+pub const COORDINATOR_NOT_AVAILABLE: i16 = 15;
+/// This broker does not coordinate the group.
+pub const NOT_COORDINATOR: i16 = 16;
+/// Too few in-sync replicas: nothing was appended.
+pub const NOT_ENOUGH_REPLICAS: i16 = 19;
+/// Too few in-sync replicas after the append: the batch may be there.
+pub const NOT_ENOUGH_REPLICAS_AFTER_APPEND: i16 = 20;
+/// The topic exists.
+pub const TOPIC_ALREADY_EXISTS: i16 = 36;
+/// The sequence is not the one behind the last: a gap, or an old duplicate.
+pub const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
+/// The batch is known.
+pub const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
+/// A newer epoch of the producer id has written.
+pub const INVALID_PRODUCER_EPOCH: i16 = 47;
+/// The broker has no state for the producer id.
+pub const UNKNOWN_PRODUCER_ID: i16 = 59;
+/// The caller's leader epoch is old.
+pub const FENCED_LEADER_EPOCH: i16 = 74;
+/// The caller's leader epoch is newer than the broker's.
+pub const UNKNOWN_LEADER_EPOCH: i16 = 75;
+
+/// A new leader does not know its high watermark yet (KIP-207).
+pub const OFFSET_NOT_AVAILABLE: i16 = 78;
+
+/// The code's name and number, as Kafka's documentation writes them: `NOT_LEADER_OR_FOLLOWER (6)`.
+pub fn describe(code: i16) -> String {
+    use kafka_protocol::ResponseError;
+    match ResponseError::try_from_code(code) {
+        None | Some(ResponseError::Unknown(_)) => format!("error {code}"),
+        Some(error) => {
+            let mut name = String::new();
+            for letter in format!("{error:?}").chars() {
+                if letter.is_ascii_uppercase() && !name.is_empty() {
+                    name.push('_');
+                }
+                name.push(letter.to_ascii_uppercase());
+            }
+            format!("{name} ({code})")
+        }
+    }
+}
+
+/// What an error on a Produce to a region means for the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProduceFault {
+    /// The batch may be in the log or not: the position is read from there.
+    Unknown,
+    /// Somebody else leads now, or nobody: nothing was appended, metadata is read again.
+    Moved,
+    /// A newer incarnation of this stream writes.
+    Fenced,
+    /// The broker refuses this batch; what an operator can do is said.
+    Refused(&'static str),
+}
+
+/// Sorts an error code of a Produce answer.
+pub fn produce_fault(code: i16) -> ProduceFault {
+    match code {
+        UNKNOWN_TOPIC_OR_PARTITION
+        | LEADER_NOT_AVAILABLE
+        | NOT_LEADER_OR_FOLLOWER
+        | NOT_ENOUGH_REPLICAS
+        | FENCED_LEADER_EPOCH
+        | UNKNOWN_LEADER_EPOCH
+        | 56
+        | 72
+        | 100 => ProduceFault::Moved,
+        INVALID_PRODUCER_EPOCH => ProduceFault::Fenced,
+        MESSAGE_TOO_LARGE | 18 => ProduceFault::Refused("raise max.message.bytes of the topic in the region"),
+        29 | 31 => ProduceFault::Refused(
+            "allow diffluent's principal to write to the topic in the region (kafka-acls --operation Write)",
+        ),
+        32 => ProduceFault::Refused(
+            "raise message.timestamp.before.max.ms or message.timestamp.after.max.ms of the topic in the region",
+        ),
+        44 => ProduceFault::Refused("the region's policy forbids it: see the region's broker log"),
+        87 | 42 | 43 | 2 | 76 => ProduceFault::Refused(
+            "the region's broker holds the batch for invalid: see its log; compare the topic's settings on both sides",
+        ),
+        _ => ProduceFault::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_with_a_name_is_described_by_it() {
+        assert_eq!(describe(NOT_LEADER_OR_FOLLOWER), "NOT_LEADER_OR_FOLLOWER (6)");
+        assert_eq!(describe(31_000), "error 31000");
+    }
+
+    #[test]
+    fn a_code_nobody_knows_may_have_appended() {
+        assert_eq!(produce_fault(31_000), ProduceFault::Unknown);
+        assert_eq!(produce_fault(-1), ProduceFault::Unknown);
+    }
+}

@@ -1,0 +1,103 @@
+//! Our own Kafka client: what diffluent itself says to the local cluster and to the regions.
+//!
+//! [`connection`] is one connection to one broker; [`cluster`] knows a cluster's brokers, topics and leaders and keeps
+//! a connection to each broker it talks to; [`apis`] is the list of the calls that are used, each with the one version that is spoken. The
+//! clients' own traffic never comes through here.
+
+pub mod apis;
+pub mod cluster;
+pub mod connection;
+pub mod error_code;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Why a call to a cluster failed. Says which cluster and broker, and whether the call may have had its effect.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No connection could be made: nothing was sent.
+    #[error("{cluster}: cannot connect to {address}: {source}")]
+    Connect {
+        /// The cluster's name in the configuration.
+        cluster: Arc<str>,
+        /// host:port.
+        address: String,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// The connection broke: the call may have had its effect.
+    #[error("{cluster}: the connection to {address} broke: {source}")]
+    Broken {
+        /// The cluster's name in the configuration.
+        cluster: Arc<str>,
+        /// host:port.
+        address: String,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// No answer in time: the call may have had its effect.
+    #[error("{cluster}: no answer from {address} within {} ms", waited.as_millis())]
+    TimedOut {
+        /// The cluster's name in the configuration.
+        cluster: Arc<str>,
+        /// host:port.
+        address: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The broker answered with something that is not an answer to the call.
+    #[error("{cluster}: {address} sent an answer that cannot be read: {what}")]
+    Unreadable {
+        /// The cluster's name in the configuration.
+        cluster: Arc<str>,
+        /// host:port.
+        address: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The broker does not speak the version that diffluent needs.
+    #[error("{cluster}: {address} does not support {api} version {version}; diffluent needs Apache Kafka 3.1 or later")]
+    Unsupported {
+        /// The cluster's name in the configuration.
+        cluster: Arc<str>,
+        /// host:port.
+        address: String,
+        /// The API's name.
+        api: &'static str,
+        /// The version that diffluent speaks.
+        version: i16,
+    },
+    /// The broker answered with an error.
+    #[error("{cluster}: {what}: {}", error_code::describe(*code))]
+    Refused {
+        /// The cluster's name in the configuration.
+        cluster: Arc<str>,
+        /// What was asked for.
+        what: String,
+        /// Kafka's error code.
+        code: i16,
+    },
+    /// The cluster has no such broker, or none that leads the partition.
+    #[error("{cluster}: no broker known for {what}")]
+    NoBroker {
+        /// The cluster's name in the configuration.
+        cluster: Arc<str>,
+        /// The broker or partition.
+        what: String,
+    },
+}
+
+impl ClientError {
+    /// A short word for metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            ClientError::Connect { .. } => "connect",
+            ClientError::Broken { .. } => "connection",
+            ClientError::TimedOut { .. } => "timeout",
+            ClientError::Unreadable { .. } => "unreadable",
+            ClientError::Unsupported { .. } => "unsupported",
+            ClientError::Refused { .. } => "refused",
+            ClientError::NoBroker { .. } => "no_broker",
+        }
+    }
+}

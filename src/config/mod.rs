@@ -1,0 +1,51 @@
+//! proxy.toml, read once and checked: what comes out of here is safe to use without another look.
+//!
+//! Owns the configuration's shape ([`types`]), the values in it with their units ([`values`]), what they must obey
+//! together (`rules`), and the words in which an operator is told what is wrong ([`error`]). It reads one file; it opens
+//! no socket and resolves no name (that is `diffluent check`), and nothing here is changed after it was parsed.
+//!
+//! Every error names the file, the line where known, the key, what is wrong, and an example of what is right; the
+//! examples are the lines of the repository's `proxy.toml`, so they can't go out of date.
+
+pub mod error;
+pub mod reference;
+mod rules;
+pub mod types;
+pub mod values;
+
+use std::path::Path;
+
+pub use error::{ConfigError, Problem};
+pub use reference::reference;
+pub use types::{Admin, Cluster, Config, Mirror, Proxy, Region, Start};
+pub use values::{ByteSize, HostPort, Name, PortRange, TopicPattern, TopicTemplate};
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], whose text is meant for the operator.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        let path = path.as_ref();
+        let file = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&file, &text),
+            Err(source) => Err(ConfigError::Read { file, source }),
+        }
+    }
+
+    /// Checks `text`, which was read from `file_name` (used in errors only).
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(file_name: &str, text: &str) -> Result<Self, ConfigError> {
+        let deserializer = toml::Deserializer::parse(text).map_err(|e| error::syntax(file_name, text, &e))?;
+        let config: Config =
+            serde_path_to_error::deserialize(deserializer).map_err(|e| error::shape(file_name, text, e))?;
+        let problems = rules::problems(&config);
+        if problems.is_empty() { Ok(config) } else { Err(error::invalid(file_name, text, problems)) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

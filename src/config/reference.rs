@@ -1,0 +1,256 @@
+//! What there is to configure, for people: taken from the structs' own documentation ([`super::types`]) and from the repository's
+//! annotated proxy.toml, so that neither the page nor the examples in errors can say something else than the code.
+
+use std::fmt::Write;
+
+use super::Config;
+
+/// The structs as they were written.
+const TYPES: &str = include_str!("types.rs");
+/// The annotated example.
+const ANNOTATED: &str = include_str!("../../proxy.toml");
+
+/// A table of proxy.toml and the struct that holds it.
+struct Table {
+    name: &'static str,
+    heading: &'static str,
+    type_name: &'static str,
+}
+
+const TABLES: [Table; 5] = [
+    Table { name: "proxy", heading: "[proxy]", type_name: "Proxy" },
+    Table { name: "local", heading: "[local]", type_name: "Cluster" },
+    Table { name: "region", heading: "[[region]]", type_name: "Region" },
+    Table { name: "mirror", heading: "[mirror]", type_name: "Mirror" },
+    Table { name: "admin", heading: "[admin]", type_name: "Admin" },
+];
+
+/// A field of a struct in types.rs, with its documentation on one line.
+struct Field {
+    name: &'static str,
+    doc: String,
+}
+
+/// The public fields of `pub struct <type_name>`.
+fn fields(type_name: &str) -> Vec<Field> {
+    let start = format!("pub struct {type_name} {{");
+    let mut doc = String::new();
+    let mut fields = Vec::new();
+    for line in TYPES.lines().skip_while(|line| *line != start).skip(1).take_while(|line| *line != "}") {
+        let line = line.trim();
+        if let Some(text) = line.strip_prefix("/// ") {
+            if !doc.is_empty() {
+                doc.push(' ');
+            }
+            doc.push_str(text);
+        } else if let Some((name, _)) = line.strip_prefix("pub ").and_then(|line| line.split_once(':')) {
+            fields.push(Field { name, doc: std::mem::take(&mut doc) });
+        }
+    }
+    fields
+}
+
+/// Without the index of a repeated table: `region[0].name` is `region.name`.
+fn without_index(key: &str) -> String {
+    let mut depth = 0;
+    key.chars()
+        .filter(|c| {
+            depth += usize::from(*c == '[');
+            let keep = depth == 0;
+            depth -= usize::from(*c == ']' && depth > 0);
+            keep
+        })
+        .collect()
+}
+
+/// Whether `name` is a table of the file.
+pub(super) fn is_table(name: &str) -> bool {
+    TABLES.iter().any(|table| table.name == name)
+}
+
+/// The keys of a table; of the whole file where `table` is empty.
+pub(super) fn keys(table: &str) -> Vec<&'static str> {
+    let table = without_index(table);
+    let type_name = match TABLES.iter().find(|known| known.name == table) {
+        Some(known) => known.type_name,
+        None => "Config",
+    };
+    fields(type_name).into_iter().map(|field| field.name).collect()
+}
+
+/// How `key` (as in `region[0].window`) is written in the annotated file; for a table, all that must be in it.
+pub(super) fn example(key: &str) -> Option<String> {
+    let key = without_index(key);
+    let (table, name) = key.split_once('.').unwrap_or((&key, ""));
+    let heading = TABLES.iter().find(|known| known.name == table)?.heading;
+    let body = ANNOTATED.lines().skip_while(|line| *line != heading).skip(1).take_while(|line| !line.starts_with('['));
+    if name.is_empty() {
+        let required = body.filter(|line| !line.starts_with('#') && line.contains('='));
+        return Some(std::iter::once(heading).chain(required).collect::<Vec<_>>().join("\n"));
+    }
+    let written = |line: &str| line.split_once('=').is_some_and(|(left, _)| left.trim() == name);
+    body.map(|line| line.strip_prefix("# ").unwrap_or(line)).find(|line| written(line)).map(str::to_owned)
+}
+
+/// The page docs/configuration.md. `diffluent`'s tests fail when the file differs.
+pub fn reference() -> String {
+    let mut page = String::from(
+        "# Configuration\n\n\
+         <!-- Generated from src/config/types.rs and proxy.toml: \
+         `UPDATE_DOCS=1 cargo test --lib config` writes it again. -->\n\n\
+         `diffluent run proxy.toml` reads one TOML file. A key that is not on this page is an error, as is a number \
+         without its unit: the process says which line is wrong and what would be right, and exits with 64 before \
+         any port is bound. `diffluent check proxy.toml` also connects to every cluster and says what works.\n\n\
+         Sizes are whole numbers with `B`, `KiB`, `MiB` or `GiB`; durations with `ms`, `s`, `min` or `h`; both in \
+         quotes. Addresses are `host:port`, an IPv6 address in brackets. The repository's \
+         [proxy.toml](../proxy.toml) shows every key with its default.\n",
+    );
+    let defaults = defaults();
+    let about = fields("Config");
+    for table in &TABLES {
+        let doc = about.iter().find(|field| field.name == table.name).map(|field| field.doc.as_str());
+        let doc = doc.and_then(|doc| doc.split_once(": ")).map_or("", |(_, doc)| doc);
+        let _ = write!(page, "\n## `{}`\n\n{}\n", table.heading, sentence(doc));
+        for field in fields(table.type_name) {
+            let _ = write!(page, "\n### `{}`\n\n{}\n\n", field.name, field.doc);
+            let key = format!("{}.{}", table.name, field.name);
+            match defaults.iter().find(|(known, _)| *known == key) {
+                Some((_, value)) => {
+                    let _ = writeln!(page, "Default: `{value}`");
+                }
+                None if OPTIONAL.contains(&key.as_str()) => page.push_str("Default: none\n"),
+                None => page.push_str("Must be set.\n"),
+            }
+            if let Some(example) = example(&key) {
+                let _ = write!(page, "\n```toml\n{example}\n```\n");
+            }
+        }
+    }
+    page
+}
+
+/// Keys that may be left out and have no default.
+const OPTIONAL: [&str; 1] = ["region.topic_name"];
+
+/// The least that a file must hold.
+const LEAST: &str = r#"
+[proxy]
+name = "eu-west"
+listen = "127.0.0.1:9092"
+advertise = "127.0.0.1"
+broker_ports = "9100-9199"
+[local]
+bootstrap_servers = ["127.0.0.1:19092"]
+[[region]]
+name = "us-east"
+bootstrap_servers = ["127.0.0.1:29092"]
+"#;
+
+/// Every key that [`LEAST`] leaves out, with the value it then has, as TOML.
+fn defaults() -> Vec<(String, String)> {
+    let Ok(config) = Config::parse("the least configuration", LEAST) else { return Vec::new() };
+    let (Ok(full), Ok(least)) = (toml::Table::try_from(&config), LEAST.parse::<toml::Table>()) else {
+        return Vec::new();
+    };
+    let (full, least) = (flat(&full), flat(&least));
+    full.into_iter().filter(|(key, _)| least.iter().all(|(set, _)| set != key)).collect()
+}
+
+/// The keys of a configuration with their values as TOML; of regions, the first one's.
+fn flat(config: &toml::Table) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for (name, value) in config {
+        let table = match value {
+            toml::Value::Array(tables) => tables.first().and_then(toml::Value::as_table),
+            other => other.as_table(),
+        };
+        for (key, value) in table.into_iter().flatten() {
+            all.push((format!("{name}.{key}"), value.to_string()));
+        }
+    }
+    all
+}
+
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    /// The annotated file with its commented-out keys switched on.
+    fn all_switched_on() -> String {
+        let is_key = |line: &str| {
+            line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+        };
+        let lines = ANNOTATED.lines().map(|line| match line.strip_prefix("# ") {
+            Some(commented) if is_key(commented) => commented,
+            _ => line,
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    fn documented() -> BTreeSet<String> {
+        let of = |table: &'static Table| {
+            fields(table.type_name).into_iter().map(move |f| format!("{}.{}", table.name, f.name))
+        };
+        TABLES.iter().flat_map(of).collect()
+    }
+
+    #[test]
+    fn the_page_is_what_the_structs_say() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&path, reference()).unwrap();
+        }
+        let page = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(page == reference(), "docs/configuration.md is stale: UPDATE_DOCS=1 cargo test --lib config");
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        for table in &TABLES {
+            let fields = fields(table.type_name);
+            assert!(!fields.is_empty(), "{} was not found in types.rs", table.type_name);
+            for field in fields {
+                assert!(!field.doc.is_empty(), "{}.{} has no documentation", table.name, field.name);
+            }
+        }
+        // What serde knows is what types.rs was read to say.
+        let config = Config::parse("proxy.toml", &all_switched_on()).unwrap();
+        let known = flat(&toml::Table::try_from(&config).unwrap());
+        assert_eq!(known.into_iter().map(|(key, _)| key).collect::<BTreeSet<_>>(), documented());
+    }
+
+    #[test]
+    fn the_annotated_file_is_a_valid_configuration_as_it_stands() {
+        Config::parse("proxy.toml", ANNOTATED).unwrap();
+    }
+
+    #[test]
+    fn the_annotated_file_names_every_key_and_shows_the_real_defaults() {
+        let shown = flat(&all_switched_on().parse().unwrap());
+        assert_eq!(shown.iter().map(|(key, _)| key.clone()).collect::<BTreeSet<_>>(), documented());
+        let defaults = defaults();
+        assert!(defaults.len() > 10);
+        for (key, value) in defaults {
+            let written = shown.iter().find(|(shown, _)| *shown == key).map(|(_, value)| value);
+            assert_eq!(written, Some(&value), "{key} in proxy.toml");
+        }
+    }
+
+    #[test]
+    fn every_key_and_table_has_an_example() {
+        for key in documented() {
+            assert!(example(&key).is_some(), "{key}");
+        }
+        assert_eq!(example("region[3].start").as_deref(), Some("start = \"earliest\""));
+        assert!(example("proxy").unwrap().starts_with("[proxy]\nname = "));
+        assert_eq!(example("nonsense.key"), None);
+    }
+}

@@ -1,0 +1,250 @@
+use super::*;
+
+const LEAST: &str = r#"[proxy]
+name = "eu"
+listen = "127.0.0.1:9092"
+advertise = "127.0.0.1"
+broker_ports = "9100-9199"
+
+[local]
+bootstrap_servers = ["127.0.0.1:19092"]
+
+[[region]]
+name = "us"
+bootstrap_servers = ["127.0.0.1:29092"]
+"#;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse("proxy.toml", text)
+}
+
+/// The errors of the least configuration with one piece of text replaced.
+fn complaint(from: &str, to: &str) -> String {
+    assert!(LEAST.contains(from), "{from:?} is not in the configuration that the test changes");
+    match parse(&LEAST.replacen(from, to, 1)) {
+        Ok(_) => panic!("accepted: {to}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn the_least_configuration_is_enough_and_has_the_documented_defaults() {
+    let config = parse(LEAST).unwrap();
+    assert_eq!(config.proxy.frame_limit.bytes(), 101 << 20);
+    assert_eq!(config.mirror, Mirror::default());
+    assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9644");
+    let region = &config.region[0];
+    assert_eq!(region.start, Start::Earliest);
+    assert!(region.selects("orders") && region.selects("_schemas"));
+    assert!(!region.selects("__consumer_offsets"));
+    assert_eq!(region.topic_in_region("eu", "orders"), "orders");
+}
+
+#[test]
+fn every_bad_configuration_is_refused_with_the_line_the_key_and_an_example() {
+    // (what is replaced, by what, and what the complaint must say)
+    let table: &[(&str, &str, &[&str])] = &[
+        (
+            "broker_ports",
+            "brocker_ports",
+            &["proxy.toml:5: proxy.brocker_ports: unknown key; did you mean `broker_ports`?", "\"9100-9199\""],
+        ),
+        ("[local]", "[locale]", &["proxy.toml:7: locale: unknown key; did you mean `local`?"]),
+        ("[local]", "[zzz]", &["proxy.toml:7: zzz: unknown key; known here are proxy, local, region, mirror, admin"]),
+        (
+            "name = \"us\"",
+            "name = \"us\"\nbootstrap-server = []",
+            &["region[0].bootstrap-server", "did you mean `bootstrap_servers`?"],
+        ),
+        ("name = \"us\"\n", "", &["proxy.toml:10: region[0].name: this key is missing", "name = \"us-east\""]),
+        (
+            "[local]\nbootstrap_servers = [\"127.0.0.1:19092\"]\n",
+            "",
+            &["proxy.toml: local: this table is missing", "[local]\n"],
+        ),
+        (
+            "[[region]]",
+            "[mirror]\nbuffer = 64\n[[region]]",
+            &["proxy.toml:11: mirror.buffer: integer 64 is not a size with its unit", "buffer = \"64 MiB\""],
+        ),
+        (
+            "[[region]]",
+            "[mirror]\nbuffer = \"64\"\n[[region]]",
+            &["mirror.buffer: \"64\" has no unit: use B, KiB, MiB or GiB"],
+        ),
+        ("[[region]]", "[mirror]\nbuffer = \"64 MB\"\n[[region]]", &["\"MB\" is not a unit of size", "64 MiB"]),
+        ("[[region]]", "[mirror]\nbuffer = \"1.5 GiB\"\n[[region]]", &["a whole number"]),
+        ("[[region]]", "[mirror]\nbuffer = \"99999999999 GiB\"\n[[region]]", &["more bytes than can be counted"]),
+        (
+            "[[region]]",
+            "[mirror]\nprogress_interval = \"1 second\"\n[[region]]",
+            &["mirror.progress_interval: \"second\" is not a unit of time", "\"1 s\""],
+        ),
+        ("[[region]]", "[mirror]\nprogress_interval = 1\n[[region]]", &["integer 1 is not a duration with its unit"]),
+        (
+            "[[region]]",
+            "[mirror]\nlog_end_interval = \"0 s\"\n[[region]]",
+            &["mirror.log_end_interval: 0 ms is outside"],
+        ),
+        (
+            "[[region]]",
+            "[mirror]\ncatch_up_buffer = \"1 KiB\"\n[[region]]",
+            &["mirror.catch_up_buffer: 1 KiB is too small: at least 1 MiB"],
+        ),
+        (
+            "[[region]]",
+            "[mirror]\nenabled = \"no\"\n[[region]]",
+            &["mirror.enabled: string \"no\" is not true or false"],
+        ),
+        ("9100-9199", "9199-9100", &["proxy.toml:5: proxy.broker_ports", "holds no port", "9100-9199"]),
+        ("9100-9199", "9100", &["is not a range of ports"]),
+        ("9100-9199", "0-10", &["port 0 can't be in the range"]),
+        ("9100-9199", "9100-99999", &["\"99999\" is not a port"]),
+        (
+            "9100-9199",
+            "9090-9199",
+            &["proxy.toml:5: proxy.broker_ports: port 9092 of proxy.listen lies inside of 9090-9199"],
+        ),
+        ("9100-9199", "9600-9699", &["port 9644 of admin.listen lies inside"]),
+        ("127.0.0.1:9092", "127.0.0.1:9644", &["admin.listen: port 9644 is that of proxy.listen already"]),
+        (
+            "127.0.0.1:9092",
+            "127.0.0.1",
+            &["proxy.toml:3: proxy.listen: \"127.0.0.1\" has no port", "listen = \"127.0.0.1:9092\""],
+        ),
+        ("127.0.0.1:9092", "127.0.0.1:909200", &["is not a port"]),
+        ("127.0.0.1:9092", "::1:9092", &["an IPv6 address belongs in brackets"]),
+        ("127.0.0.1:9092", "kafka://a:9092", &["is a URL"]),
+        (
+            "advertise = \"127.0.0.1\"",
+            "advertise = \"127.0.0.1:9092\"",
+            &["proxy.toml:4: proxy.advertise", "has a port"],
+        ),
+        ("advertise = \"127.0.0.1\"", "advertise = \"0.0.0.0\"", &["clients can't connect to \"0.0.0.0\""]),
+        ("advertise = \"127.0.0.1\"", "advertise = \"\"", &["the host is missing"]),
+        ("[\"127.0.0.1:19092\"]", "[]", &["proxy.toml:8: local.bootstrap_servers: the list is empty"]),
+        (
+            "[\"127.0.0.1:19092\"]",
+            "\"127.0.0.1:19092\"",
+            &["local.bootstrap_servers: string \"127.0.0.1:19092\" is not a list in brackets"],
+        ),
+        ("[\"127.0.0.1:29092\"]", "[\"127.0.0.1:0\"]", &["proxy.toml:12: region[0].bootstrap_servers", "port 0"]),
+        (
+            "[\"127.0.0.1:29092\"]",
+            "[\"ok:1\", \"bad\"]",
+            &["region[0].bootstrap_servers[1]: \"bad\" has no port", "bootstrap_servers = ["],
+        ),
+        ("\"us\"", "\"eu\"", &["proxy.toml:11: region[0].name: \"eu\" is the name of this proxy"]),
+        ("\"us\"", "\"u s\"", &["region[0].name: ' ' can't be part of a name"]),
+        ("\"us\"", "\"\"", &["region[0].name: a name must not be empty"]),
+        (
+            "\"us\"",
+            "\"us\"\ntopics = [\"a(\"]",
+            &["region[0].topics[0]: \"a(\" is not a regular expression: unclosed group"],
+        ),
+        ("\"us\"", "\"us\"\ntopics = [\"a)(b\"]", &["is not a regular expression"]),
+        ("\"us\"", "\"us\"\ntopics = [\"*\"]", &["use `.*`"]),
+        ("\"us\"", "\"us\"\ntopics = []", &["region[0].topics: the list is empty"]),
+        (
+            "\"us\"",
+            "\"us\"\ntopic_name = \"copy\"",
+            &["region[0].topic_name: \"copy\" must contain {topic} once", "{origin}.{topic}"],
+        ),
+        ("\"us\"", "\"us\"\ntopic_name = \"{region}.{topic}\"", &["only {topic} and {origin}"]),
+        ("\"us\"", "\"us\"\ntopic_name = \"a/{topic}\"", &["'/' can't be part of a topic's name"]),
+        (
+            "\"us\"",
+            "\"us\"\nstart = \"now\"",
+            &["region[0].start: \"now\" is not known here; it can be \"earliest\" or \"latest\""],
+        ),
+        ("\"us\"", "\"us\"\nwindow = \"10 KiB\"", &["region[0].window: 10 KiB is too small"]),
+        (
+            "broker_ports",
+            "frame_limit = \"4 GiB\"\nbroker_ports",
+            &["proxy.toml:5: proxy.frame_limit: 4 GiB is outside"],
+        ),
+        ("broker_ports", "dial_timeout = \"2 h\"\nbroker_ports", &["proxy.dial_timeout: 2 h is outside"]),
+        ("[local]", "[local", &["proxy.toml:7: this is not TOML"]),
+        ("name = \"eu\"", "name = eu", &["proxy.toml:2: this is not TOML", "name = eu"]),
+    ];
+    let mut wrong = Vec::new();
+    for (from, to, must_say) in table {
+        let complaint = complaint(from, to);
+        for part in *must_say {
+            if !complaint.contains(part) {
+                wrong.push(format!("{to:?}\n   lacks: {part}\n   says:  {complaint}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_region_name_used_twice_is_refused_at_the_second() {
+    let twice = format!("{LEAST}\n[[region]]\nname = \"us\"\nbootstrap_servers = [\"b:1\"]\n");
+    let error = parse(&twice).unwrap_err().to_string();
+    assert!(error.contains("proxy.toml:15: region[1].name: \"us\" is the name of another region too"), "{error}");
+}
+
+#[test]
+fn no_region_is_an_error_that_names_both_ways_out() {
+    let without = LEAST.split("[[region]]").next().unwrap();
+    let error = parse(without).unwrap_err().to_string();
+    assert!(error.contains("[[region]]") && error.contains("enabled = false"), "{error}");
+    let plain = parse(&format!("{without}[mirror]\nenabled = false\n")).unwrap();
+    assert!(plain.region.is_empty() && !plain.mirror.enabled);
+}
+
+#[test]
+fn all_broken_rules_are_told_at_once() {
+    let error = complaint("9100-9199\"", "9090-9700\"\ndial_timeout = \"0 s\"");
+    assert_eq!(error.matches("for example:").count(), 3, "{error}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = Config::load("no/such/proxy.toml").unwrap_err().to_string();
+    assert!(error.starts_with("no/such/proxy.toml: can't be read: "), "{error}");
+}
+
+#[test]
+fn patterns_match_whole_names_only() {
+    let config = parse(&LEAST.replace("\"us\"", "\"us\"\ntopics = [\"orders\", \"pay|pal\", \"a-.*\"]")).unwrap();
+    let region = &config.region[0];
+    for (topic, selected) in [
+        ("orders", true),
+        ("orders2", false),
+        ("pay", true),
+        ("pal", true),
+        ("payx", false),
+        ("a-b", true),
+        ("ba-b", false),
+    ] {
+        assert_eq!(region.selects(topic), selected, "{topic}");
+    }
+}
+
+#[test]
+fn a_template_names_the_topic_in_the_region() {
+    let config = parse(&LEAST.replace("\"us\"", "\"us\"\ntopic_name = \"{origin}.{topic}\"")).unwrap();
+    assert_eq!(config.region[0].topic_in_region("eu", "orders"), "eu.orders");
+}
+
+#[test]
+fn values_are_shown_as_they_are_written() {
+    for text in ["0 B", "512 KiB", "64 MiB", "101 MiB", "1 GiB", "1025 B"] {
+        assert_eq!(text.parse::<ByteSize>().unwrap().to_string(), text);
+    }
+    assert_eq!("1024 KiB".parse::<ByteSize>().unwrap().to_string(), "1 MiB");
+    for text in ["127.0.0.1:9092", "[::1]:9092", "kafka.eu:1"] {
+        assert_eq!(text.parse::<HostPort>().unwrap().to_string(), text);
+    }
+    assert_eq!("9100-9199".parse::<PortRange>().unwrap().count(), 100);
+    assert_eq!(values::duration::display(std::time::Duration::from_millis(90_000)), "90 s");
+}
+
+#[test]
+fn a_configuration_written_out_and_read_again_is_the_same() {
+    let config = parse(LEAST).unwrap();
+    assert_eq!(parse(&toml::to_string(&config).unwrap()).unwrap(), config);
+}

@@ -1,0 +1,190 @@
+//! The shape of proxy.toml.
+//!
+//! The `///` lines of these fields are what docs/configuration.md shows (see [`super::reference`]): write them for an
+//! operator. One table of the file is one struct here.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::values::{ByteSize, HostPort, Name, PortRange, TopicPattern, TopicTemplate, duration};
+
+/// proxy.toml.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// `[proxy]`: this proxy, as clients see it.
+    pub proxy: Proxy,
+    /// `[local]`: the cluster that the proxy stands in front of.
+    pub local: Cluster,
+    /// `[[region]]`, once per region: a cluster that gets what is produced here.
+    #[serde(default)]
+    pub region: Vec<Region>,
+    /// `[mirror]`: what all regions share.
+    #[serde(default)]
+    pub mirror: Mirror,
+    /// `[admin]`: the port for people and Prometheus.
+    #[serde(default)]
+    pub admin: Admin,
+}
+
+/// This proxy, as clients see it.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proxy {
+    /// The name of the place where the local cluster is: in metrics, in logs, and as `{origin}` in a region's
+    /// `topic_name`. Letters, digits, `.`, `_` and `-`.
+    pub name: Name,
+    /// Where clients connect first: their `bootstrap.servers`.
+    pub listen: HostPort,
+    /// The host name or address under which clients reach this proxy. Broker N of the local cluster is advertised as this host
+    /// with N's own port out of `broker_ports`.
+    pub advertise: String,
+    /// The ports on which the local cluster's brokers are served, one for each, on the host of `listen`. Broker N gets the first
+    /// port plus N (counted around when N is larger than the range), or the next free one above. Leave room for brokers that are added
+    /// later: they get their port without a restart.
+    pub broker_ports: PortRange,
+    /// The longest request that is accepted from a client. A little above the brokers' `socket.request.max.bytes`
+    /// (100 MiB unless changed), so that the broker, not the proxy, is the one that says no.
+    #[serde(default = "Proxy::default_frame_limit")]
+    pub frame_limit: ByteSize,
+    /// How long connecting to a broker may take, of the local cluster and of the regions.
+    #[serde(default = "Proxy::default_dial_timeout", with = "duration")]
+    pub dial_timeout: Duration,
+    /// How long a shutdown waits for requests that clients have sent and brokers have not answered.
+    #[serde(default = "Proxy::default_drain_timeout", with = "duration")]
+    pub drain_timeout: Duration,
+}
+
+impl Proxy {
+    fn default_frame_limit() -> ByteSize {
+        ByteSize::from_mib(101)
+    }
+
+    fn default_dial_timeout() -> Duration {
+        Duration::from_secs(10)
+    }
+
+    fn default_drain_timeout() -> Duration {
+        Duration::from_secs(5)
+    }
+}
+
+/// A Kafka cluster.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// Some of the local cluster's brokers, to find the others by. Name at least two where there are two.
+    pub bootstrap_servers: Vec<HostPort>,
+}
+
+/// A cluster that gets what is produced here.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Region {
+    /// The region's name: in metrics, in logs, and in the name of the consumer group `diffluent.<name>` that keeps its progress in the local
+    /// cluster. A changed name is a new region, which starts where `start` says.
+    pub name: Name,
+    /// Some of the region's brokers, to find the others by.
+    pub bootstrap_servers: Vec<HostPort>,
+    /// Which topics are mirrored to this region: regular expressions, of which one must match the whole name. Internal topics (`__*`)
+    /// never are.
+    #[serde(default = "Region::default_topics")]
+    pub topics: Vec<TopicPattern>,
+    /// Where a topic begins that this region has not mirrored yet: `"earliest"` (all that the local log still holds) or `"latest"` (what
+    /// is produced from now on).
+    #[serde(default)]
+    pub start: Start,
+    /// What a topic is called in the region: `{topic}` stands for its name here and `{origin}` for the name of this proxy. Left
+    /// out, the name is the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_name: Option<TopicTemplate>,
+    /// The most that is on its way to the region and not yet acknowledged. Bandwidth times round-trip time is what it takes to
+    /// use a link fully: 1 Gbit/s at 200 ms is 24 MiB.
+    #[serde(default = "Region::default_window")]
+    pub window: ByteSize,
+}
+
+impl Region {
+    fn default_topics() -> Vec<TopicPattern> {
+        vec![TopicPattern::any()]
+    }
+
+    fn default_window() -> ByteSize {
+        ByteSize::from_mib(64)
+    }
+
+    /// Whether `topic` of the local cluster is mirrored to this region. Internal topics (`__*`) never are.
+    pub fn selects(&self, topic: &str) -> bool {
+        !topic.starts_with("__") && self.topics.iter().any(|pattern| pattern.matches(topic))
+    }
+
+    /// What `topic` of the local cluster is called in this region; `origin` is the proxy's name.
+    pub fn topic_in_region(&self, origin: &str, topic: &str) -> String {
+        match &self.topic_name {
+            Some(template) => template.render(origin, topic),
+            None => topic.to_owned(),
+        }
+    }
+}
+
+/// Where a stream that has no progress yet begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// At the local log's start.
+    #[default]
+    Earliest,
+    /// At the local log's end.
+    Latest,
+}
+
+/// What all regions share.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mirror {
+    /// `false` makes this a plain proxy: nothing is captured, read or sent to any region.
+    pub enabled: bool,
+    /// The most memory that captured record batches may hold, counted once however many regions still need them. What does not fit is
+    /// read from the local log later: that costs the local cluster a read, and no client anything. `"0 B"` captures nothing.
+    pub buffer: ByteSize,
+    /// The most memory, per region, for record batches that were read from the local log.
+    pub catch_up_buffer: ByteSize,
+    /// How often progress is committed to the local cluster.
+    #[serde(with = "duration")]
+    pub progress_interval: Duration,
+    /// How often the local log's ends are asked for: this finds what did not come through the proxy, and is what lag is
+    /// measured against.
+    #[serde(with = "duration")]
+    pub log_end_interval: Duration,
+    /// How often each cluster is asked for its brokers, topics and leaders, when nothing else gives a reason to ask.
+    #[serde(with = "duration")]
+    pub metadata_interval: Duration,
+}
+
+impl Default for Mirror {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            buffer: ByteSize::from_mib(64),
+            catch_up_buffer: ByteSize::from_mib(32),
+            progress_interval: Duration::from_secs(1),
+            log_end_interval: Duration::from_secs(1),
+            metadata_interval: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The port for people and Prometheus.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// Where `/lag`, `/metrics`, `/live` and `/ready` are served, over plain HTTP and to anybody who can connect.
+    pub listen: HostPort,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: HostPort::new("127.0.0.1", 9644) }
+    }
+}

@@ -1,0 +1,127 @@
+//! How far behind each region is: the shapes that the admin port shows.
+//!
+//! The numbers are taken from the streams at the moment somebody asks, so that idle partitions cost nothing and what
+//! is shown is what is true now (promise P4). Lag is measured against the local log's end, never against what was captured.
+//!
+//! This room owns the words and the arithmetic of lag; it does no I/O and knows no stream.
+
+use serde::Serialize;
+
+/// What a stream, or a region as a whole, is doing, in the words that operators see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Everything that the local log holds is in the region, or on its way there.
+    Mirroring,
+    /// The stream finds out where it stopped: at a start, or after an answer that never came.
+    Starting,
+    /// The stream reads a backlog from the local log.
+    CatchingUp,
+    /// An operator has stopped it.
+    Paused,
+    /// The region refuses this stream, or something that only a person can decide is in the way.
+    Stalled,
+    /// The region's brokers do not answer.
+    Unreachable,
+}
+
+impl State {
+    /// The word used in JSON, in metric labels and in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Mirroring => "mirroring",
+            State::Starting => "starting",
+            State::CatchingUp => "catching_up",
+            State::Paused => "paused",
+            State::Stalled => "stalled",
+            State::Unreachable => "unreachable",
+        }
+    }
+}
+
+/// Replication latency over the last minute, in seconds: from the answer of the local broker (or, for records read from
+/// the log, from when they were read) to the acknowledgement of the region's in-sync replicas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct LatencySummary {
+    /// Batches measured.
+    pub count: u64,
+    /// Median, seconds.
+    pub p50: f64,
+    /// 90th percentile, seconds.
+    pub p90: f64,
+    /// 99th percentile, seconds.
+    pub p99: f64,
+    /// The largest, seconds.
+    pub max: f64,
+}
+
+/// One stream: a partition on its way to a region.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PartitionLag {
+    /// The partition's number, the same on both sides.
+    pub partition: i32,
+    /// What the stream is doing.
+    pub state: State,
+    /// Why, where the state needs a reason, and what can be done.
+    pub reason: Option<String>,
+    /// The local log's end: the offset that its next record will get.
+    pub local_end_offset: i64,
+    /// The first source offset that is not yet acknowledged by the region.
+    pub next_source_offset: i64,
+    /// `local_end_offset - next_source_offset`.
+    pub lag_records: u64,
+    /// Bytes of these, where all of them are in flight or in the buffer; otherwise unknown.
+    pub lag_bytes: Option<u64>,
+    /// Age of the oldest record that the region does not have, in seconds; 0 when it has all.
+    pub lag_seconds: f64,
+    /// Replication latency over the last minute.
+    pub replication_latency: LatencySummary,
+}
+
+/// One topic on its way to a region: its partitions added up.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TopicLag {
+    /// The topic's name in the local cluster.
+    pub topic: String,
+    /// Its name in the region.
+    pub region_topic: String,
+    /// The worst state of its partitions.
+    pub state: State,
+    /// Records behind, of all partitions.
+    pub lag_records: u64,
+    /// Bytes behind, where known for all partitions.
+    pub lag_bytes: Option<u64>,
+    /// The oldest missing record's age, seconds.
+    pub lag_seconds: f64,
+    /// Replication latency over the last minute.
+    pub replication_latency: LatencySummary,
+    /// Its partitions in order.
+    pub partitions: Vec<PartitionLag>,
+}
+
+/// One region: its topics added up.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RegionLag {
+    /// The region's configured name.
+    pub region: String,
+    /// The worst state that keeps it from being well; `mirroring` when all streams are.
+    pub state: State,
+    /// Why, where the state needs a reason.
+    pub reason: Option<String>,
+    /// Streams (partitions) that this proxy mirrors to the region.
+    pub streams: usize,
+    /// Records behind, of all streams.
+    pub lag_records: u64,
+    /// Bytes behind, where known for all streams.
+    pub lag_bytes: Option<u64>,
+    /// The oldest missing record's age, seconds.
+    pub lag_seconds: f64,
+    /// Records acknowledged by the region since the start of this process.
+    pub mirrored_records: u64,
+    /// Bytes of record batches acknowledged by the region since the start of this process.
+    pub mirrored_bytes: u64,
+    /// Replication latency over the last minute.
+    pub replication_latency: LatencySummary,
+    /// The topics, by name.
+    pub topics: Vec<TopicLag>,
+}

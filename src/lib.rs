@@ -1,0 +1,20 @@
+//! diffluent: a protocol-level Kafka proxy that mirrors what is produced to other regions.
+//!
+//! Clients connect to it as if it were their cluster ([`session`]); the record batches they produce are
+//! handed on ([`capture`]) to streams ([`mirror`]) that replicate each partition's log, untouched, to every
+//! region; how far behind a region is can be read at any time ([`lag`], [`admin`]).
+//!
+//! The rooms and the arrows between them are drawn in `docs/architecture.md`.
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod app;
+pub mod capture;
+pub mod check;
+pub mod client;
+pub mod config;
+pub mod lag;
+pub mod mirror;
+pub mod net;
+pub mod session;
+pub mod wire;

@@ -1,0 +1,125 @@
+//! The command line: arguments, tracing, run, exit code.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use diffluent::app::{self, AppError};
+use diffluent::config::Config;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+/// The configuration can't be used (EX_USAGE of sysexits.h).
+const EXIT_CONFIG: u8 = 64;
+
+/// A transparent Kafka proxy that mirrors what is produced to other regions.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// What is logged, for instance "info" or "info,diffluent::session=debug".
+    #[arg(long, global = true, default_value = "info", env = "DIFFLUENT_LOG")]
+    log: String,
+    /// How it is logged, on standard error.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy.
+    Run {
+        /// The configuration, for instance proxy.toml.
+        config: PathBuf,
+    },
+    /// Validate the configuration, connect to every cluster, and say what works, what not and what to do.
+    Check {
+        /// The configuration, for instance proxy.toml.
+        config: PathBuf,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object a line, for machines.
+    Json,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = match EnvFilter::try_new(&arguments.log) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("--log {:?}: {error}; for instance --log info", arguments.log);
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match arguments.log_format {
+        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    let (Command::Run { config: file } | Command::Check { config: file }) = &arguments.command;
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("no threads can be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match arguments.command {
+        Command::Run { .. } => runtime.block_on(run(config)),
+        Command::Check { .. } => {
+            let report = runtime.block_on(diffluent::check::run(&config));
+            println!("{report}");
+            ExitCode::from(report.exit_code())
+        }
+    }
+}
+
+async fn run(config: Config) -> ExitCode {
+    let (stop, shutdown) = watch::channel(false);
+    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("signals can't be handled: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let app = app::run(config, shutdown);
+    tokio::pin!(app);
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            result = &mut app => return match result {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    tracing::error!(%error, "diffluent can't run");
+                    ExitCode::from(if matches!(error, AppError::Misfit(_)) { EXIT_CONFIG } else { 1 })
+                }
+            },
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if stopping {
+            tracing::warn!("told to stop a second time: ending at once");
+            return ExitCode::FAILURE;
+        }
+        stopping = true;
+        tracing::info!("stopping: no new clients, what is under way may finish");
+        // The app holds a receiver.
+        let _ = stop.send(true);
+    }
+}

@@ -1,0 +1,174 @@
+//! A record batch on its way to a region: its decoded header, and its records as they came.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::wire::batch::{BatchError, BatchHeader, HEADER_LEN};
+
+/// The bytes of one record batch, as they arrived: all of its chunks, nothing else.
+pub type Segments = SmallVec<[Bytes; 3]>;
+
+/// Which of the two feeds a batch came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feed {
+    /// A session had it in memory.
+    Capture,
+    /// It was read from the local log.
+    CatchUp,
+}
+
+/// A record batch with a known place in the local log. Clones share the records.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The header as the log has it: its base offset is the source's.
+    pub header: BatchHeader,
+    /// Everything behind the header.
+    pub records: Segments,
+    /// Where it came from.
+    pub feed: Feed,
+    /// When the local cluster acknowledged it, or when it was read from the log.
+    pub since: Instant,
+}
+
+impl Batch {
+    /// Reads the batch that `segments` hold, no more and no less.
+    ///
+    /// # Errors
+    /// See [`BatchHeader::decode`]; [`BatchError::Short`] also when the header speaks of another length than there is.
+    pub fn new(mut segments: Segments, feed: Feed, since: Instant) -> Result<Self, BatchError> {
+        let mut bytes = [0; HEADER_LEN];
+        let mut filled = 0;
+        for segment in &segments {
+            let take = segment.len().min(HEADER_LEN - filled);
+            bytes[filled..filled + take].copy_from_slice(&segment[..take]);
+            filled += take;
+        }
+        if filled < HEADER_LEN {
+            return Err(BatchError::Short);
+        }
+        let header = BatchHeader::decode(&bytes)?;
+        if header.total_len() != segments.iter().map(Bytes::len).sum::<usize>() {
+            return Err(BatchError::Short);
+        }
+        let mut skip = HEADER_LEN;
+        segments.retain(|segment| {
+            let cut = skip.min(segment.len());
+            skip -= cut;
+            *segment = segment.slice(cut..);
+            !segment.is_empty()
+        });
+        Ok(Self { header, records: segments, feed, since })
+    }
+
+    /// Bytes of the whole batch on the wire.
+    pub fn len(&self) -> usize {
+        self.header.total_len()
+    }
+
+    /// A batch has a header, so it is never empty.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// CRC32C of the records alone, to tell whether two batches hold the same.
+    pub fn records_checksum(&self) -> u32 {
+        self.records.iter().fold(0, |crc, piece| crc32c::crc32c_append(crc, piece))
+    }
+}
+
+/// The record batches in the answer to a Fetch, in order.
+///
+/// A Fetch may end in the middle of a batch: that part is left out. The batches share the answer's memory.
+pub fn fetched(records: Bytes, since: Instant) -> Fetched {
+    Fetched { rest: records, since }
+}
+
+/// See [`fetched`].
+#[derive(Debug)]
+pub struct Fetched {
+    rest: Bytes,
+    since: Instant,
+}
+
+impl Iterator for Fetched {
+    type Item = Result<Batch, BatchError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let head = self.rest.first_chunk::<HEADER_LEN>()?;
+        match BatchHeader::decode(head) {
+            Ok(header) if header.total_len() <= self.rest.len() => {
+                let bytes = self.rest.split_to(header.total_len());
+                let segments: Segments = SmallVec::from_iter([bytes]);
+                Some(Batch::new(segments, Feed::CatchUp, self.since))
+            }
+            Ok(_) => None,
+            Err(error) => {
+                self.rest.clear();
+                Some(Err(error))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::wire::batch::{Identity, rewritten_header};
+
+    /// A batch of `count` records at an offset, whose records are `fill` bytes of that value.
+    pub(crate) fn bytes_of(base_offset: i64, count: i32, fill: usize, attributes: i16, identity: Identity) -> Bytes {
+        let records = vec![base_offset as u8; fill];
+        let header = BatchHeader {
+            base_offset,
+            batch_length: (49 + fill) as i32,
+            leader_epoch: 0,
+            crc: 0,
+            attributes,
+            last_offset_delta: count - 1,
+            base_timestamp: 1_000,
+            max_timestamp: 1_000,
+            producer_id: identity.producer_id,
+            producer_epoch: identity.producer_epoch,
+            base_sequence: identity.base_sequence,
+            record_count: count,
+        };
+        let mut bytes = rewritten_header(&header, identity, std::iter::once(records.as_slice())).to_vec();
+        bytes[..8].copy_from_slice(&base_offset.to_be_bytes());
+        bytes[12..16].copy_from_slice(&0_i32.to_be_bytes());
+        bytes[21..23].copy_from_slice(&attributes.to_be_bytes());
+        bytes.extend_from_slice(&records);
+        Bytes::from(bytes)
+    }
+
+    pub(crate) const CLIENT: Identity = Identity { producer_id: -1, producer_epoch: -1, base_sequence: -1 };
+
+    #[test]
+    fn a_batch_is_read_whatever_its_pieces() {
+        let bytes = bytes_of(40, 3, 20, 0, CLIENT);
+        for cut in 0..bytes.len() {
+            let segments: Segments = SmallVec::from_iter([bytes.slice(..cut), bytes.slice(cut..)]);
+            let batch = Batch::new(segments, Feed::Capture, Instant::now()).expect("a batch");
+            assert_eq!((batch.header.base_offset, batch.header.next_offset(), batch.len()), (40, 43, 81));
+            assert_eq!(batch.records.iter().flat_map(|piece| piece.iter().copied()).collect::<Vec<_>>(), [40; 20]);
+        }
+    }
+
+    #[test]
+    fn a_fetch_that_ends_inside_a_batch_gives_the_whole_ones() {
+        let mut log = bytes_of(0, 2, 5, 0, CLIENT).to_vec();
+        log.extend_from_slice(&bytes_of(2, 1, 9, 0, CLIENT));
+        log.extend_from_slice(&bytes_of(3, 1, 9, 0, CLIENT)[..64]);
+        let offsets: Vec<i64> =
+            fetched(Bytes::from(log), Instant::now()).map(|batch| batch.expect("a batch").header.base_offset).collect();
+        assert_eq!(offsets, [0, 2]);
+    }
+
+    #[test]
+    fn a_header_that_lies_about_its_length_is_refused() {
+        let bytes = bytes_of(0, 1, 9, 0, CLIENT);
+        let segments: Segments = SmallVec::from_iter([bytes.slice(..bytes.len() - 1)]);
+        assert_eq!(Batch::new(segments, Feed::Capture, Instant::now()).err(), Some(BatchError::Short));
+    }
+}

@@ -1,0 +1,81 @@
+//! What a region's task hears from its links, readers and jobs. The queue is bounded: whoever has news waits until there is room. Nobody on
+//! a client's path sends here.
+
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::link::Answer;
+use super::progress::Position;
+use super::reader::Read;
+use super::scan::Scanned;
+use super::start::Started;
+use crate::client::ClientError;
+use crate::lag::RegionLag;
+
+/// Events that wait. A full queue stops links and readers from reading their sockets, which is back-pressure.
+pub const EVENTS_MAX: usize = 1024;
+
+/// See the module's documentation. Streams are named by their number within the region.
+#[derive(Debug)]
+pub enum Event {
+    /// A link can be written to.
+    LinkUp {
+        /// The region's broker.
+        node_id: i32,
+        /// Which attempt.
+        generation: u64,
+    },
+    /// A link has ended; without an error when the region ended it.
+    LinkDown {
+        /// The region's broker.
+        node_id: i32,
+        /// Which attempt.
+        generation: u64,
+        /// Why.
+        error: Option<ClientError>,
+    },
+    /// A Produce request was answered.
+    Answered {
+        /// The region's broker.
+        node_id: i32,
+        /// Which attempt.
+        generation: u64,
+        /// Bytes of the request's batches.
+        bytes: usize,
+        /// A result per batch.
+        answers: Vec<Answer>,
+    },
+    /// The local log was read.
+    Read(Read),
+    /// A reader failed and tries again.
+    ReadFailed {
+        /// The local broker.
+        node_id: i32,
+        /// Why.
+        error: ClientError,
+    },
+    /// A start of streams came to an end, for some of them at least.
+    Started(Vec<(usize, Started)>),
+    /// The region's log was searched.
+    Scanned(Vec<(usize, Scanned)>),
+    /// Where the local log of an epoch ends.
+    EpochEnds(Vec<(usize, i32, Result<i64, i16>)>),
+    /// The first offset of local logs whose wanted offset is gone.
+    LogStarts(Vec<(usize, i64)>),
+    /// Positions were committed, or not.
+    Committed {
+        /// What was to be committed.
+        positions: Vec<(usize, Position)>,
+        /// How it went.
+        result: Result<(), ClientError>,
+        /// When it was begun.
+        begun: Instant,
+    },
+    /// A region's metadata was read again, or could not be.
+    Metadata(Result<(), ClientError>),
+    /// Somebody asks how far behind the region is.
+    Lag(oneshot::Sender<RegionLag>),
+    /// Commit what there is and end.
+    Stop(oneshot::Sender<()>),
+}

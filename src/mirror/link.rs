@@ -1,0 +1,256 @@
+//! A link: one connection to one of a region's brokers, over which the ready batches of many streams go out as pipelined
+//! Produce requests.
+//!
+//! The broker takes the requests of a connection one after the other, so batches are appended in the order in which they are
+//! sent, however many are under way. A request has at most one batch per partition (brokers refuse two), all with the same acks.
+//!
+//! Copies on this path: 61 bytes of header a batch. The records go from the read buffers of the session, or of the Fetch, into the socket.
+//! One checksum pass over the records.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
+use tokio::sync::{Notify, mpsc};
+
+use super::events::Event;
+use super::stream::Outgoing;
+use crate::client::ClientError;
+use crate::client::apis::Call;
+use crate::client::cluster::Cluster;
+use crate::client::connection::{Answers, Requests, begin_frame, end_frame};
+use crate::wire::batch::rewritten_header;
+
+/// Requests that wait for the socket. When full, the region keeps its batches in the streams.
+pub const LINK_QUEUE_REQUESTS: usize = 16;
+/// How long the region's broker may wait for its in-sync replicas before it answers "unknown" (7).
+const REPLICATION_TIMEOUT_MS: i32 = 30_000;
+
+/// One batch in a request.
+#[derive(Debug)]
+pub struct Entry {
+    /// The stream's number within its region.
+    pub stream: usize,
+    /// The topic's name in the region.
+    pub topic: Arc<str>,
+    /// The partition's number.
+    pub partition: i32,
+    /// The leader epoch that the region's metadata had when it was sent.
+    pub leader_epoch: i32,
+    /// The batch.
+    pub outgoing: Outgoing,
+}
+
+/// A Produce request to be.
+#[derive(Debug)]
+pub struct Request {
+    /// Its batches, of different partitions.
+    pub entries: Vec<Entry>,
+    /// acks=all; otherwise 1.
+    pub barrier: bool,
+    /// Bytes of the batches.
+    pub bytes: usize,
+}
+
+/// What is left of a batch once it is on its way.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// The stream's number within its region.
+    pub stream: usize,
+    /// Which batch of the stream.
+    pub token: u64,
+    /// The leader epoch under which it was sent.
+    pub leader_epoch: i32,
+    topic: Arc<str>,
+    partition: i32,
+}
+
+/// The answer to one batch.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The batch.
+    pub sent: Sent,
+    /// The offset that it got, or the error code.
+    pub result: Result<i64, i16>,
+}
+
+#[derive(Debug)]
+struct Unanswered {
+    correlation: i32,
+    bytes: usize,
+    sent: Vec<Sent>,
+}
+
+/// Runs a link until its queue is closed or the connection fails. Tells the region by events; `room` is notified whenever the
+/// queue was emptied into the socket.
+pub async fn run(
+    cluster: Arc<Cluster>,
+    node_id: i32,
+    generation: u64,
+    queue: mpsc::Receiver<Request>,
+    events: mpsc::Sender<Event>,
+    room: Arc<Notify>,
+) {
+    let error = match cluster.connect(node_id).await {
+        Ok(connection) => match connection.supports(ProduceRequest::NAME, ProduceRequest::KEY, ProduceRequest::VERSION)
+        {
+            Ok(()) => {
+                if events.send(Event::LinkUp { node_id, generation }).await.is_err() {
+                    return;
+                }
+                let (requests, answers) = connection.split();
+                let unanswered = Mutex::new(VecDeque::new());
+                tokio::select! {
+                    result = write(requests, queue, &unanswered, &room) => result.err(),
+                    error = read(answers, node_id, generation, &unanswered, &events) => Some(error),
+                }
+            }
+            Err(error) => Some(error),
+        },
+        Err(error) => Some(error),
+    };
+    // The region may be gone: then nobody is interested any more.
+    let _ = events.send(Event::LinkDown { node_id, generation, error }).await;
+}
+
+/// Ends without error when the region closes the queue.
+async fn write(
+    mut requests: Requests,
+    mut queue: mpsc::Receiver<Request>,
+    unanswered: &Mutex<VecDeque<Unanswered>>,
+    room: &Notify,
+) -> Result<(), ClientError> {
+    let mut waiting = Vec::with_capacity(LINK_QUEUE_REQUESTS);
+    let mut pieces = Vec::new();
+    loop {
+        if queue.recv_many(&mut waiting, LINK_QUEUE_REQUESTS).await == 0 {
+            return Ok(());
+        }
+        for request in waiting.drain(..) {
+            let (correlation, sent) = encode(&mut requests, request.entries, request.barrier, &mut pieces);
+            lock(unanswered).push_back(Unanswered { correlation, bytes: request.bytes, sent });
+        }
+        room.notify_one();
+        requests.write_pieces(&pieces).await?;
+        pieces.clear();
+    }
+}
+
+async fn read(
+    mut answers: Answers,
+    node_id: i32,
+    generation: u64,
+    unanswered: &Mutex<VecDeque<Unanswered>>,
+    events: &mpsc::Sender<Event>,
+) -> ClientError {
+    loop {
+        let frame = match answers.next().await {
+            Ok(frame) => frame,
+            Err(error) => return error,
+        };
+        let Some(request) = lock(unanswered).pop_front() else {
+            return answers.unasked();
+        };
+        let answer: ProduceResponse = match answers.decode::<ProduceRequest>(request.correlation, frame) {
+            Ok(answer) => answer,
+            Err(error) => return error,
+        };
+        let answers = match_up(request.sent, &answer);
+        if events.send(Event::Answered { node_id, generation, bytes: request.bytes, answers }).await.is_err() {
+            // The region is gone; its queue ends the writing half too.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Finds each batch's result. A batch that the answer leaves out has an unknown outcome.
+fn match_up(sent: Vec<Sent>, answer: &ProduceResponse) -> Vec<Answer> {
+    const NOT_ANSWERED: i16 = -1;
+    sent.into_iter()
+        .map(|sent| {
+            let result = answer
+                .responses
+                .iter()
+                .filter(|topic| topic.name.as_str() == &*sent.topic)
+                .flat_map(|topic| &topic.partition_responses)
+                .find(|partition| partition.index == sent.partition)
+                .map_or(Err(NOT_ANSWERED), |partition| match partition.error_code {
+                    0 => Ok(partition.base_offset),
+                    code => Err(code),
+                });
+            Answer { sent, result }
+        })
+        .collect()
+}
+
+/// Appends a Produce request (version 9) to `pieces`: what the protocol needs around the batches, the rewritten headers, and the records as
+/// they are.
+fn encode(
+    requests: &mut Requests,
+    mut entries: Vec<Entry>,
+    barrier: bool,
+    pieces: &mut Vec<Bytes>,
+) -> (i32, Vec<Sent>) {
+    // One entry a topic in the request, whatever order the streams were ready in.
+    entries.sort_by(|a, b| a.topic.cmp(&b.topic).then(a.partition.cmp(&b.partition)));
+    let header = requests.header(ProduceRequest::KEY, ProduceRequest::VERSION);
+    let mut head = begin_frame(&header, 2).unwrap_or_else(|error| unreachable!("our own header: {error}"));
+    let mut body = BytesMut::with_capacity(64 + entries.len() * 128);
+    let first_piece = pieces.len();
+    // Placeholder for the head, which needs the length of all that follows.
+    pieces.push(Bytes::new());
+    body.put_u8(0); // transactional id: null
+    body.put_i16(if barrier { -1 } else { 1 });
+    body.put_i32(REPLICATION_TIMEOUT_MS);
+    put_uvarint(&mut body, 1 + entries.chunk_by(|a, b| a.topic == b.topic).count());
+    let mut sent = Vec::with_capacity(entries.len());
+    let mut topics = 0;
+    let mut at = 0;
+    while at < entries.len() {
+        let of_topic = entries[at..].iter().take_while(|entry| entry.topic == entries[at].topic).count();
+        put_uvarint(&mut body, 1 + entries[at].topic.len());
+        body.put_slice(entries[at].topic.as_bytes());
+        put_uvarint(&mut body, 1 + of_topic);
+        for entry in &entries[at..at + of_topic] {
+            let batch = &entry.outgoing.batch;
+            body.put_i32(entry.partition);
+            put_uvarint(&mut body, 1 + batch.len());
+            let records = batch.records.iter().map(|piece| &piece[..]);
+            body.put_slice(&rewritten_header(&batch.header, entry.outgoing.identity, records));
+            pieces.push(body.split().freeze());
+            pieces.extend(batch.records.iter().cloned());
+            body.put_u8(0); // the partition's tagged fields
+            sent.push(Sent {
+                stream: entry.stream,
+                token: entry.outgoing.token,
+                leader_epoch: entry.leader_epoch,
+                topic: entry.topic.clone(),
+                partition: entry.partition,
+            });
+        }
+        body.put_u8(0); // the topic's tagged fields
+        at += of_topic;
+        topics += 1;
+    }
+    debug_assert!(topics > 0 || sent.is_empty());
+    body.put_u8(0); // the request's tagged fields
+    pieces.push(body.freeze());
+    let beyond = pieces[first_piece..].iter().map(Bytes::len).sum();
+    end_frame(&mut head, beyond);
+    pieces[first_piece] = head.freeze();
+    (header.correlation_id, sent)
+}
+
+fn put_uvarint(out: &mut BytesMut, value: usize) {
+    let mut value = value;
+    while value >= 0x80 {
+        out.put_u8((value as u8 & 0x7f) | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value as u8);
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,145 @@
+//! What the mirror counts.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::client::connection::Traffic;
+
+/// A region.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RegionLabel {
+    /// Its configured name.
+    pub region: String,
+}
+
+/// A region and what went wrong there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ErrorLabel {
+    /// The region's configured name.
+    pub region: String,
+    /// The kind of error: a word of [`crate::client::ClientError::kind`], or a Kafka error.
+    pub kind: String,
+}
+
+/// A cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ClusterLabel {
+    /// "local", or the region's configured name.
+    pub cluster: String,
+}
+
+/// Metrics of one region's streams.
+#[derive(Clone, Debug)]
+pub struct RegionMetrics {
+    region: String,
+    errors: Family<ErrorLabel, Counter>,
+    /// Bytes of batches that were read from the local log and taken.
+    pub caught_up_bytes: Counter,
+    /// Bytes of batches that wait to be sent: captured and read ones.
+    pub waiting_bytes: Gauge,
+    /// Records that were lost, because the local log no longer had them.
+    pub lost_records: Counter,
+    /// Records that the region has and the local log has lost.
+    pub diverged_records: Counter,
+    /// Batches found in the region's log out of their row.
+    pub out_of_row_batches: Counter,
+}
+
+impl RegionMetrics {
+    /// Counts an error.
+    pub fn error(&self, kind: impl ToString) {
+        self.errors.get_or_create(&ErrorLabel { region: self.region.clone(), kind: kind.to_string() }).inc();
+    }
+}
+
+/// Metrics of all regions.
+#[derive(Clone, Debug, Default)]
+pub struct MirrorMetrics {
+    caught_up: Family<RegionLabel, Counter>,
+    waiting: Family<RegionLabel, Gauge>,
+    lost: Family<RegionLabel, Counter>,
+    diverged: Family<RegionLabel, Counter>,
+    out_of_row: Family<RegionLabel, Counter>,
+    errors: Family<ErrorLabel, Counter>,
+    received: Family<ClusterLabel, Counter>,
+    sent: Family<ClusterLabel, Counter>,
+    fetched: Family<ClusterLabel, Counter>,
+}
+
+impl MirrorMetrics {
+    /// Registers all of them.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "caught_up_bytes",
+            "Bytes of record batches read from the local log and taken by a region's streams",
+            metrics.caught_up.clone(),
+        );
+        registry.register(
+            "catch_up_buffer_bytes",
+            "Bytes of record batches that wait to be sent to a region",
+            metrics.waiting.clone(),
+        );
+        registry.register(
+            "lost_records",
+            "Records that a region never gets, because the local log no longer had them",
+            metrics.lost.clone(),
+        );
+        registry.register(
+            "diverged_records",
+            "Records that a region has and the local log has lost, in an unclean leader election",
+            metrics.diverged.clone(),
+        );
+        registry.register(
+            "out_of_row_batches",
+            "Batches found in a region's log that are no part of their stream's row",
+            metrics.out_of_row.clone(),
+        );
+        registry.register("region_errors", "Errors by region and kind", metrics.errors.clone());
+        registry.register(
+            "cluster_received_bytes",
+            "Bytes received on diffluent's own connections to a cluster",
+            metrics.received.clone(),
+        );
+        registry.register(
+            "cluster_sent_bytes",
+            "Bytes sent on diffluent's own connections to a cluster",
+            metrics.sent.clone(),
+        );
+        registry.register(
+            "cluster_fetched_bytes",
+            "Bytes of record batches that diffluent's own connections fetched from a cluster",
+            metrics.fetched.clone(),
+        );
+        metrics
+    }
+
+    /// One region's.
+    pub fn region(&self, region: &str) -> RegionMetrics {
+        let label = RegionLabel { region: region.to_string() };
+        RegionMetrics {
+            region: region.to_string(),
+            errors: self.errors.clone(),
+            caught_up_bytes: self.caught_up.get_or_create(&label).clone(),
+            waiting_bytes: self.waiting.get_or_create(&label).clone(),
+            lost_records: self.lost.get_or_create(&label).clone(),
+            diverged_records: self.diverged.get_or_create(&label).clone(),
+            out_of_row_batches: self.out_of_row.get_or_create(&label).clone(),
+        }
+    }
+
+    /// The byte counters of our own connections to a cluster.
+    pub fn traffic(&self, cluster: &str) -> Arc<Traffic> {
+        let label = ClusterLabel { cluster: cluster.to_string() };
+        Arc::new(Traffic {
+            received_bytes: self.received.get_or_create(&label).clone(),
+            sent_bytes: self.sent.get_or_create(&label).clone(),
+            fetched_bytes: self.fetched.get_or_create(&label).clone(),
+        })
+    }
+}

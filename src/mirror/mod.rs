@@ -1,0 +1,212 @@
+//! From the local log to the regions.
+//!
+//! [`Mirror`] starts one [`region`] task per region and keeps all of them told what is mirrored. A [`stream`] is one partition on its way to
+//! one region: a state machine without I/O. What it wants is done by a [`link`] (sending), a [`reader`] (catch-up), a [`scan`] (reading the position
+//! from the region's log), [`progress`] (committing it) and [`start`].
+//!
+//! Nothing here is ever awaited by a client's session; nothing here may point back at one.
+
+pub mod batch;
+pub mod events;
+pub mod identity;
+pub mod inbox;
+pub mod latency;
+pub mod link;
+pub mod metrics;
+pub mod offsets;
+pub mod progress;
+pub mod reader;
+pub mod region;
+pub mod scan;
+pub mod source;
+pub mod start;
+pub mod stream;
+pub mod topic_list;
+pub mod topics;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::capture::{Capture, Route, Routes};
+use crate::client::cluster::{Cluster, Metadata};
+use crate::config::Config;
+use crate::lag::RegionLag;
+
+use events::Event;
+use inbox::Inbox;
+use metrics::MirrorMetrics;
+use progress::Partition;
+use region::{Parts, Region, Settings};
+use source::Source;
+use topic_list::{MirroredTopic, mirrored_topics};
+
+/// How long somebody who asks for the lag waits for a region's task.
+const LAG_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The running mirror. Dropping it ends it at once; [`Mirror::stop`] ends it in order.
+#[derive(Debug)]
+pub struct Mirror {
+    regions: Vec<(String, mpsc::Sender<Event>)>,
+    tasks: tokio::sync::Mutex<JoinSet<()>>,
+}
+
+impl Mirror {
+    /// Starts mirroring what `config` says. `local` must have been refreshed once.
+    pub fn start(config: &Config, local: Arc<Cluster>, capture: Arc<Capture>, metrics: &MirrorMetrics) -> Self {
+        let mut tasks = JoinSet::new();
+        let mut regions = Vec::new();
+        let mut watched = Vec::new();
+        let source = Source::new(local.clone(), capture.clone(), config.region.len());
+        let share = |whole: usize| whole / config.region.len().max(1);
+        for (index, region) in config.region.iter().enumerate() {
+            let name = region.name.as_str();
+            let servers = region.bootstrap_servers.iter().map(ToString::to_string).collect();
+            let inbox: Arc<Inbox> = Arc::default();
+            let (topics, topics_seen) = watch::channel(Arc::new(Vec::new()));
+            let (task, events) = Region::new(Parts {
+                settings: Settings {
+                    index,
+                    name: Arc::from(name),
+                    start: region.start,
+                    window_bytes: region.window.as_usize(),
+                    capture_share_bytes: share(config.mirror.buffer.as_usize()),
+                    catch_up_share_bytes: share(config.mirror.catch_up_buffer.as_usize()),
+                    progress_interval: config.mirror.progress_interval,
+                    metadata_interval: config.mirror.metadata_interval,
+                },
+                local: local.clone(),
+                cluster: Cluster::new(name, servers, config.proxy.dial_timeout, metrics.traffic(name)),
+                source: source.clone(),
+                inbox: inbox.clone(),
+                capture: capture.clone(),
+                topics: topics_seen,
+                metrics: metrics.region(name),
+            });
+            tasks.spawn(task.run());
+            regions.push((name.to_string(), events));
+            watched.push(Watched { config: region.clone(), topics, inbox });
+        }
+        let (partitions, partitions_seen) = watch::channel(Arc::new(Vec::new()));
+        tasks.spawn(source.run(partitions_seen, config.mirror.log_end_interval));
+        let topics = Topics {
+            origin: config.proxy.name.as_str().to_string(),
+            local,
+            capture,
+            regions: watched,
+            partitions,
+            interval: config.mirror.metadata_interval,
+        };
+        tasks.spawn(topics.run());
+        Self { regions, tasks: tokio::sync::Mutex::new(tasks) }
+    }
+
+    /// How far behind each region is now. A region whose task does not answer within two seconds is left out.
+    pub async fn lag(&self) -> Vec<RegionLag> {
+        let mut answers = Vec::new();
+        for (name, events) in &self.regions {
+            let (answer, lag) = oneshot::channel();
+            let asked = tokio::time::timeout(LAG_DEADLINE, async {
+                events.send(Event::Lag(answer)).await.ok()?;
+                lag.await.ok()
+            });
+            match asked.await {
+                Ok(Some(lag)) => answers.push(lag),
+                _ => tracing::error!(region = %name, "the region's task does not answer"),
+            }
+        }
+        answers
+    }
+
+    /// Commits every position and ends. Takes at most `deadline`.
+    pub async fn stop(&self, deadline: Duration) {
+        let stopping = async {
+            let mut waiting = Vec::new();
+            for (_, events) in &self.regions {
+                let (done, stopped) = oneshot::channel();
+                if events.send(Event::Stop(done)).await.is_ok() {
+                    waiting.push(stopped);
+                }
+            }
+            for stopped in waiting {
+                // A task that ended without a word has nothing more to commit.
+                let _ = stopped.await;
+            }
+        };
+        if tokio::time::timeout(deadline, stopping).await.is_err() {
+            tracing::warn!(
+                "some positions were not committed in time; they are found in the regions at the next start"
+            );
+        }
+        self.tasks.lock().await.shutdown().await;
+    }
+}
+
+/// Keeps regions, sessions and the source told which topics there are.
+struct Topics {
+    origin: String,
+    local: Arc<Cluster>,
+    capture: Arc<Capture>,
+    regions: Vec<Watched>,
+    partitions: watch::Sender<Arc<Vec<Partition>>>,
+    interval: Duration,
+}
+
+struct Watched {
+    config: crate::config::Region,
+    topics: watch::Sender<Arc<Vec<MirroredTopic>>>,
+    inbox: Arc<Inbox>,
+}
+
+impl Topics {
+    async fn run(self) {
+        loop {
+            self.tell(&self.local.metadata());
+            tokio::select! {
+                () = tokio::time::sleep(self.interval) => {}
+                () = self.capture.unknown_topic() => {}
+            }
+            if let Err(error) = self.local.refresh().await {
+                tracing::debug!(%error, "the local cluster could not be asked for its topics; trying again");
+            }
+        }
+    }
+
+    fn tell(&self, metadata: &Metadata) {
+        let mut routes: HashMap<Arc<str>, Route> = metadata
+            .topics
+            .iter()
+            .map(|(name, topic)| (name.clone(), Route { topic: name.clone(), id: topic.id, inboxes: Vec::new() }))
+            .collect();
+        let mut partitions: HashSet<Partition> = HashSet::new();
+        for region in &self.regions {
+            let topics = mirrored_topics(metadata, &region.config, &self.origin);
+            for topic in &topics {
+                partitions.extend((0..topic.partitions).map(|partition| (topic.name.clone(), partition)));
+                if let Some(route) = routes.get_mut(&topic.name) {
+                    route.inboxes.push(region.inbox.clone());
+                }
+            }
+            region.topics.send_if_modified(|known| {
+                let changed = **known != topics;
+                if changed {
+                    *known = Arc::new(topics);
+                }
+                changed
+            });
+        }
+        self.capture.set_routes(Routes::new(routes.into_values()));
+        let mut partitions: Vec<Partition> = partitions.into_iter().collect();
+        partitions.sort();
+        self.partitions.send_if_modified(|known| {
+            let changed = **known != partitions;
+            if changed {
+                *known = Arc::new(partitions);
+            }
+            changed
+        });
+    }
+}

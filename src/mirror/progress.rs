@@ -1,0 +1,296 @@
+//! How far each stream got, kept in the local cluster as ordinary consumer-group offsets (promise P5: nothing to back up).
+//!
+//! The group is `diffluent.<region>`. The committed offset is the first source offset that the region has not acknowledged, so every
+//! tool that shows consumer lag shows replication lag. The rest of the position is in the commit's metadata:
+//!
+//! ```text
+//! diffluent/1 epoch=0 sequence=1200 region_offset=5100 region_leader_epoch=4 topic_id=<uuid>
+//! ```
+//!
+//! # References
+//! OffsetCommit and OffsetFetch: the protocol guide. A commit without a member is allowed while the group has none.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
+use kafka_protocol::messages::{FindCoordinatorRequest, GroupId, OffsetCommitRequest, OffsetFetchRequest};
+use kafka_protocol::protocol::StrBytes;
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::offsets::name;
+use crate::client::ClientError;
+use crate::client::cluster::Cluster;
+use crate::client::error_code;
+
+/// One OffsetCommit carries at most so many partitions: a broker writes it as one batch that must stay under 1 MB.
+const COMMIT_PARTITIONS_MAX: usize = 2_000;
+
+/// Where a stream stands: everything before it is acknowledged by the region's in-sync replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The first source offset that the region may not have.
+    pub source_offset: i64,
+    /// Leader epoch of the source under which that is true; -1 when unknown.
+    pub source_leader_epoch: i32,
+    /// The incarnation: the producer epoch that the stream writes with.
+    pub producer_epoch: i16,
+    /// The sequence that the record at `source_offset` will get.
+    pub sequence: i32,
+    /// The region's offset behind the last acknowledged batch: from here on the region's log is searched after a failure.
+    pub region_offset: i64,
+    /// Leader epoch of the region's partition at that time; -1 when unknown.
+    pub region_leader_epoch: i32,
+    /// The source topic's id: another one means another topic of the same name.
+    pub topic_id: Uuid,
+}
+
+/// The metadata of a commit that diffluent did not write.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the committed metadata {0:?} is not diffluent's")]
+pub struct ForeignMetadata(String);
+
+/// The part of a [`Position`] that goes into the commit's metadata.
+struct Details<'a>(&'a Position);
+
+impl fmt::Display for Details<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Position { producer_epoch, sequence, region_offset, region_leader_epoch, topic_id, .. } = self.0;
+        write!(
+            f,
+            "diffluent/1 epoch={producer_epoch} sequence={sequence} region_offset={region_offset} \
+             region_leader_epoch={region_leader_epoch} topic_id={topic_id}"
+        )
+    }
+}
+
+impl Position {
+    /// Puts a position together from what a commit holds.
+    ///
+    /// # Errors
+    /// [`ForeignMetadata`] unless it was written by [`Progress::commit`].
+    pub fn from_commit(offset: i64, leader_epoch: i32, metadata: &str) -> Result<Self, ForeignMetadata> {
+        let foreign = || ForeignMetadata(metadata.chars().take(200).collect());
+        let fields = metadata.strip_prefix("diffluent/1 ").ok_or_else(foreign)?;
+        let fields: HashMap<&str, &str> = fields.split(' ').filter_map(|field| field.split_once('=')).collect();
+        fn field<T: FromStr>(fields: &HashMap<&str, &str>, name: &str) -> Option<T> {
+            fields.get(name)?.parse().ok()
+        }
+        let read = || {
+            Some(Self {
+                source_offset: offset,
+                source_leader_epoch: leader_epoch,
+                producer_epoch: field(&fields, "epoch").filter(|epoch| *epoch >= 0)?,
+                sequence: field(&fields, "sequence").filter(|sequence| *sequence >= 0)?,
+                region_offset: field(&fields, "region_offset").filter(|offset| *offset >= 0)?,
+                region_leader_epoch: field(&fields, "region_leader_epoch")?,
+                topic_id: field(&fields, "topic_id")?,
+            })
+        };
+        read().ok_or_else(foreign)
+    }
+}
+
+/// A partition of a local topic.
+pub type Partition = (Arc<str>, i32);
+
+/// What a commit for a partition held.
+pub type Committed = Result<Position, ForeignMetadata>;
+
+/// The progress of one region's streams.
+#[derive(Debug)]
+pub struct Progress {
+    local: Arc<Cluster>,
+    group: GroupId,
+    coordinator: Mutex<Option<i32>>,
+}
+
+impl Progress {
+    /// The progress of `region` in the local cluster.
+    pub fn new(local: Arc<Cluster>, region: &str) -> Self {
+        Self {
+            local,
+            group: GroupId(StrBytes::from_string(format!("diffluent.{region}"))),
+            coordinator: Mutex::default(),
+        }
+    }
+
+    /// Reads the progress of partitions. Those without any are missing in the answer.
+    ///
+    /// # Errors
+    /// Those of the calls; [`ClientError::Refused`] if the group can't be read.
+    pub async fn load(&self, partitions: &[Partition]) -> Result<HashMap<Partition, Committed>, ClientError> {
+        let mut topics: HashMap<&Arc<str>, Vec<i32>> = HashMap::new();
+        for (topic, partition) in partitions {
+            topics.entry(topic).or_default().push(*partition);
+        }
+        let request = OffsetFetchRequest::default().with_group_id(self.group.clone()).with_topics(Some(
+            topics
+                .into_iter()
+                .map(|(topic, partitions)| {
+                    OffsetFetchRequestTopic::default().with_name(name(topic)).with_partition_indexes(partitions)
+                })
+                .collect(),
+        ));
+        let coordinator = self.coordinator().await?;
+        let answer = match self.local.call(coordinator, &request).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.forget_coordinator().await;
+                return Err(error);
+            }
+        };
+        if answer.error_code != 0 {
+            self.forget_coordinator().await;
+            return Err(self.refused("read", answer.error_code));
+        }
+        let mut loaded = HashMap::new();
+        for topic in answer.topics {
+            let topic_name: Arc<str> = Arc::from(topic.name.as_str());
+            for partition in topic.partitions {
+                if partition.error_code != 0 {
+                    return Err(self.refused("read", partition.error_code));
+                }
+                if partition.committed_offset >= 0 {
+                    let metadata = partition.metadata.as_deref().unwrap_or_default();
+                    let position =
+                        Position::from_commit(partition.committed_offset, partition.committed_leader_epoch, metadata);
+                    loaded.insert((topic_name.clone(), partition.partition_index), position);
+                }
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Commits positions. All are committed when this returns without error.
+    ///
+    /// # Errors
+    /// Those of the calls; [`ClientError::Refused`] with the first partition's error. Some of the positions may be committed then.
+    pub async fn commit(&self, positions: &[(Partition, Position)]) -> Result<(), ClientError> {
+        for chunk in positions.chunks(COMMIT_PARTITIONS_MAX) {
+            self.commit_chunk(chunk).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit_chunk(&self, positions: &[(Partition, Position)]) -> Result<(), ClientError> {
+        let mut topics: HashMap<&Arc<str>, Vec<OffsetCommitRequestPartition>> = HashMap::new();
+        for ((topic, partition), position) in positions {
+            topics.entry(topic).or_default().push(
+                OffsetCommitRequestPartition::default()
+                    .with_partition_index(*partition)
+                    .with_committed_offset(position.source_offset)
+                    .with_committed_leader_epoch(position.source_leader_epoch)
+                    .with_committed_metadata(Some(StrBytes::from_string(Details(position).to_string()))),
+            );
+        }
+        let request = OffsetCommitRequest::default()
+            .with_group_id(self.group.clone())
+            .with_generation_id_or_member_epoch(-1)
+            .with_topics(
+                topics
+                    .into_iter()
+                    .map(|(topic, partitions)| {
+                        OffsetCommitRequestTopic::default().with_name(name(topic)).with_partitions(partitions)
+                    })
+                    .collect(),
+            );
+        let coordinator = self.coordinator().await?;
+        let answer = match self.local.call(coordinator, &request).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.forget_coordinator().await;
+                return Err(error);
+            }
+        };
+        let refused = answer
+            .topics
+            .iter()
+            .flat_map(|topic| &topic.partitions)
+            .map(|partition| partition.error_code)
+            .find(|code| *code != 0);
+        match refused {
+            Some(code) => {
+                self.forget_coordinator().await;
+                Err(self.refused("commit", code))
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn coordinator(&self) -> Result<i32, ClientError> {
+        let mut known = self.coordinator.lock().await;
+        if let Some(node_id) = *known {
+            return Ok(node_id);
+        }
+        let request = FindCoordinatorRequest::default().with_key(self.group.0.clone());
+        let answer = self.local.call_any(&request).await?;
+        if answer.error_code != 0 {
+            return Err(self.refused("find the coordinator of", answer.error_code));
+        }
+        if !self.local.metadata().brokers.contains_key(&answer.node_id.0) {
+            self.local.refresh().await?;
+        }
+        *known = Some(answer.node_id.0);
+        Ok(answer.node_id.0)
+    }
+
+    async fn forget_coordinator(&self) {
+        *self.coordinator.lock().await = None;
+    }
+
+    fn refused(&self, what: &str, code: i16) -> ClientError {
+        self.local.refused(format!("cannot {what} group {}", self.group.0.as_str()), code)
+    }
+}
+
+/// Whether an error on progress is the coordinator's moving or waking up: no more than a matter of waiting.
+pub fn is_passing(error: &ClientError) -> bool {
+    match error {
+        ClientError::Refused { code, .. } => matches!(
+            *code,
+            error_code::COORDINATOR_LOAD_IN_PROGRESS
+                | error_code::COORDINATOR_NOT_AVAILABLE
+                | error_code::NOT_COORDINATOR
+                | error_code::REQUEST_TIMED_OUT
+                | error_code::UNKNOWN_TOPIC_OR_PARTITION
+        ),
+        ClientError::Unsupported { .. } | ClientError::Unreadable { .. } => false,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn position() -> Position {
+        Position {
+            source_offset: 99,
+            source_leader_epoch: 3,
+            producer_epoch: 1,
+            sequence: i32::MAX,
+            region_offset: 5_100,
+            region_leader_epoch: -1,
+            topic_id: Uuid::from_u128(7),
+        }
+    }
+
+    #[test]
+    fn a_position_comes_back_as_it_was_committed() {
+        let metadata = Details(&position()).to_string();
+        assert_eq!(Position::from_commit(99, 3, &metadata), Ok(position()));
+        assert!(metadata.len() < 150, "{} bytes: 5000 partitions must fit in a commit of 1 MB", metadata.len());
+    }
+
+    #[test]
+    fn a_position_of_somebody_else_is_not_taken_for_ours() {
+        for metadata in ["", "something", "diffluent/2 epoch=0", "diffluent/1 epoch=-1 sequence=0"] {
+            assert!(Position::from_commit(0, 0, metadata).is_err(), "{metadata:?}");
+        }
+    }
+}

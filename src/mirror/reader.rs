@@ -1,0 +1,319 @@
+//! Catch-up: reading the local log with Fetch for the streams that capture does not feed.
+//!
+//! A reader is one connection from one region to one local broker. There are two a broker: one stays on a long poll, in an incremental fetch session (KIP-227),
+//! for streams that wait for whatever comes; the other reads what is known to be there, at once. Both read committed records only, whole
+//! batches, and hand them to the region without a copy. A reader never reads on before the region has taken what it read.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
+use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse};
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::{Notify, mpsc};
+
+use super::events::Event;
+use super::offsets::name;
+use crate::client::ClientError;
+use crate::client::cluster::Cluster;
+use crate::client::connection::Connection;
+
+/// How long a long poll waits for records.
+const LONG_POLL: Duration = Duration::from_millis(500);
+/// A Fetch's limit for all partitions together. One batch more may come (KIP-74).
+const FETCH_BYTES_MAX: i32 = 8 * 1024 * 1024;
+/// A Fetch's limit per partition.
+const PARTITION_BYTES_MAX: i32 = 2 * 1024 * 1024;
+/// So many partitions are asked for at once when reading a backlog; the others follow in turn.
+const BACKLOG_PARTITIONS_MAX: usize = 256;
+/// Pause after a failure.
+const RETRY: Duration = Duration::from_millis(100);
+/// read_committed: aborted records are named, open transactions left out.
+const READ_COMMITTED: i8 = 1;
+
+const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
+const INVALID_FETCH_SESSION_EPOCH: i16 = 71;
+
+/// How a reader reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// What is known to be there.
+    CatchUp,
+    /// What may come.
+    Tail,
+}
+
+/// A partition to read for a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wish {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: i32,
+    /// From this source offset on.
+    pub offset: i64,
+    /// Only the first batch is of interest.
+    pub peek: bool,
+}
+
+/// What was read for one stream.
+#[derive(Debug)]
+pub struct ReadPartition {
+    /// The stream's number within its region.
+    pub stream: usize,
+    /// The offset that was asked for.
+    pub offset: i64,
+    /// Kafka's error code.
+    pub error_code: i16,
+    /// The log's end.
+    pub high_watermark: i64,
+    /// Aborted transactions: producer id and first offset.
+    pub aborted: Vec<(i64, i64)>,
+    /// Record batches.
+    pub records: Bytes,
+}
+
+/// What was read with one Fetch.
+#[derive(Debug)]
+pub struct Read {
+    /// The local broker.
+    pub node_id: i32,
+    /// By which of its readers.
+    pub mode: Mode,
+    /// When.
+    pub at: Instant,
+    /// The partitions that gave anything.
+    pub partitions: Vec<ReadPartition>,
+    /// To be notified once the batches are taken and the wishes are new.
+    pub taken: Arc<Notify>,
+}
+
+/// What a reader shall read: kept up to date by the region.
+#[derive(Debug, Default)]
+pub struct Wishes {
+    by_stream: Mutex<BTreeMap<usize, Wish>>,
+    changed: Notify,
+}
+
+impl Wishes {
+    /// Sets or removes a stream's wish.
+    pub fn set(&self, stream: usize, wish: Option<Wish>) {
+        let mut wishes = self.lock();
+        match wish {
+            Some(wish) => {
+                if wishes.insert(stream, wish).is_none() {
+                    self.changed.notify_one();
+                }
+            }
+            None => {
+                wishes.remove(&stream);
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Wish>> {
+        self.by_stream.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The wishes behind `after`, then from the front, at most `limit`.
+    fn some(&self, after: usize, limit: usize) -> BTreeMap<usize, Wish> {
+        let wishes = self.lock();
+        wishes
+            .range(after..)
+            .chain(wishes.range(..after))
+            .take(limit)
+            .map(|(stream, wish)| (*stream, wish.clone()))
+            .collect()
+    }
+}
+
+/// Runs a reader until the region is gone.
+pub async fn run(local: Arc<Cluster>, node_id: i32, mode: Mode, wishes: Arc<Wishes>, events: mpsc::Sender<Event>) {
+    let taken = Arc::new(Notify::new());
+    loop {
+        let error = match local.connect(node_id).await {
+            Ok(connection) => {
+                let mut reader = Reader { connection, mode, session: Session::default(), next: 0 };
+                let fetched = &local.traffic().fetched_bytes;
+                reader.read_on(node_id, &wishes, &events, &taken, fetched).await
+            }
+            Err(error) => Some(error),
+        };
+        let Some(error) = error else { return };
+        if events.send(Event::ReadFailed { node_id, error }).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+struct Reader {
+    connection: Connection,
+    mode: Mode,
+    session: Session,
+    next: usize,
+}
+
+/// An incremental fetch session: the broker remembers what is asked for, only changes are sent.
+#[derive(Default)]
+struct Session {
+    id: i32,
+    epoch: i32,
+    known: BTreeMap<usize, Wish>,
+}
+
+impl Reader {
+    /// Reads until the connection fails (then with the error) or the region is gone.
+    async fn read_on(
+        &mut self,
+        node_id: i32,
+        wishes: &Wishes,
+        events: &mpsc::Sender<Event>,
+        taken: &Arc<Notify>,
+        fetched_bytes: &Counter,
+    ) -> Option<ClientError> {
+        loop {
+            let wanted = match self.mode {
+                Mode::Tail => wishes.some(0, usize::MAX),
+                Mode::CatchUp => wishes.some(self.next, BACKLOG_PARTITIONS_MAX),
+            };
+            if wanted.is_empty() {
+                tokio::select! {
+                    () = wishes.changed.notified() => continue,
+                    () = events.closed() => return None,
+                }
+            }
+            let request = match self.mode {
+                Mode::Tail => self.session.request(&wanted),
+                Mode::CatchUp => one_time_request(&wanted),
+            };
+            let deadline = LONG_POLL + Duration::from_secs(30);
+            let answer = match self.connection.call_within(&request, deadline).await {
+                Ok(answer) => answer,
+                Err(error) => return Some(error),
+            };
+            if self.mode == Mode::Tail && !self.session.answered(&answer, &wanted) {
+                continue;
+            }
+            self.next = wanted.last_key_value().map_or(0, |(stream, _)| stream + 1);
+            let partitions = results(answer, &wanted);
+            fetched_bytes.inc_by(partitions.iter().map(|partition| partition.records.len() as u64).sum());
+            let failed = partitions.iter().any(|partition| partition.error_code != 0);
+            if !partitions.is_empty() || self.mode == Mode::CatchUp {
+                let read = Read { node_id, mode: self.mode, at: Instant::now(), partitions, taken: taken.clone() };
+                if events.send(Event::Read(read)).await.is_err() {
+                    return None;
+                }
+                taken.notified().await;
+            }
+            if failed {
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+impl Session {
+    fn request(&mut self, wanted: &BTreeMap<usize, Wish>) -> FetchRequest {
+        let (changed, forgotten): (Vec<&Wish>, Vec<&Wish>) = if self.epoch == 0 {
+            (wanted.values().collect(), Vec::new())
+        } else {
+            let changed = wanted.iter().filter(|(stream, wish)| self.known.get(stream) != Some(wish));
+            let forgotten = self.known.iter().filter(|(stream, _)| !wanted.contains_key(stream));
+            (changed.map(|(_, wish)| wish).collect(), forgotten.map(|(_, wish)| wish).collect())
+        };
+        let mut by_topic: HashMap<&Arc<str>, Vec<i32>> = HashMap::new();
+        for wish in forgotten {
+            by_topic.entry(&wish.topic).or_default().push(wish.partition);
+        }
+        request(LONG_POLL, changed).with_session_id(self.id).with_session_epoch(self.epoch).with_forgotten_topics_data(
+            by_topic
+                .into_iter()
+                .map(|(topic, partitions)| {
+                    ForgottenTopic::default().with_topic(name(topic)).with_partitions(partitions)
+                })
+                .collect(),
+        )
+    }
+
+    /// Whether the answer is one; if not, the session begins anew.
+    fn answered(&mut self, answer: &FetchResponse, wanted: &BTreeMap<usize, Wish>) -> bool {
+        match answer.error_code {
+            FETCH_SESSION_ID_NOT_FOUND | INVALID_FETCH_SESSION_EPOCH => {
+                *self = Self::default();
+                false
+            }
+            _ => {
+                self.id = answer.session_id;
+                // Without a session (the broker has no room for one) every request is a first one.
+                self.epoch = if answer.session_id == 0 { 0 } else { next_epoch(self.epoch) };
+                self.known = wanted.clone();
+                true
+            }
+        }
+    }
+}
+
+fn next_epoch(epoch: i32) -> i32 {
+    if epoch == i32::MAX { 1 } else { epoch + 1 }
+}
+
+fn one_time_request(wanted: &BTreeMap<usize, Wish>) -> FetchRequest {
+    request(Duration::ZERO, wanted.values().collect()).with_session_id(0).with_session_epoch(-1)
+}
+
+fn request(wait: Duration, wishes: Vec<&Wish>) -> FetchRequest {
+    let mut topics: HashMap<&Arc<str>, Vec<FetchPartition>> = HashMap::new();
+    for wish in wishes {
+        topics.entry(&wish.topic).or_default().push(
+            FetchPartition::default()
+                .with_partition(wish.partition)
+                .with_fetch_offset(wish.offset)
+                .with_current_leader_epoch(-1)
+                .with_last_fetched_epoch(-1)
+                .with_log_start_offset(-1)
+                // One byte gives one whole batch.
+                .with_partition_max_bytes(if wish.peek { 1 } else { PARTITION_BYTES_MAX }),
+        );
+    }
+    FetchRequest::default()
+        .with_replica_id(BrokerId(-1))
+        .with_max_wait_ms(i32::try_from(wait.as_millis()).unwrap_or(i32::MAX))
+        .with_min_bytes(1)
+        .with_max_bytes(FETCH_BYTES_MAX)
+        .with_isolation_level(READ_COMMITTED)
+        .with_topics(
+            topics
+                .into_iter()
+                .map(|(topic, partitions)| FetchTopic::default().with_topic(name(topic)).with_partitions(partitions))
+                .collect(),
+        )
+}
+
+fn results(answer: FetchResponse, wanted: &BTreeMap<usize, Wish>) -> Vec<ReadPartition> {
+    let streams: HashMap<(&str, i32), (usize, i64)> =
+        wanted.iter().map(|(stream, wish)| ((&*wish.topic, wish.partition), (*stream, wish.offset))).collect();
+    let mut results = Vec::new();
+    for topic in answer.responses {
+        for partition in topic.partitions {
+            let key = (topic.topic.as_str(), partition.partition_index);
+            let Some(&(stream, offset)) = streams.get(&key) else { continue };
+            results.push(ReadPartition {
+                stream,
+                offset,
+                error_code: partition.error_code,
+                high_watermark: partition.high_watermark,
+                aborted: partition
+                    .aborted_transactions
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|aborted| (aborted.producer_id.0, aborted.first_offset))
+                    .collect(),
+                records: partition.records.unwrap_or_default(),
+            });
+        }
+    }
+    results
+}

@@ -1,0 +1,192 @@
+//! What takes a while: starting streams, searching the region's log, asking for epochs' ends and logs' starts, committing positions.
+
+use super::*;
+
+impl Region {
+    pub(super) fn start_jobs(&mut self, now: Instant) {
+        self.start_streams(now);
+        self.start_scans(now);
+        self.ask_epochs();
+        if self.commit_now && !self.committing {
+            self.commit_now = false;
+            self.commit();
+        }
+        if self.refresh_wanted && !self.refreshing && !self.slots.is_empty() {
+            self.refresh_wanted = false;
+            self.refreshing = true;
+            let (cluster, events) = (self.parts.cluster.clone(), self.events.clone());
+            self.jobs.spawn(async move {
+                let result = cluster.refresh().await.map(|_| ());
+                let _ = events.send(Event::Metadata(result)).await;
+            });
+        }
+    }
+
+    pub(super) fn start_streams(&mut self, now: Instant) {
+        // One start at a time: what comes meanwhile starts together.
+        if self.starting > 0 {
+            return;
+        }
+        let mut starting = Vec::new();
+        for stream in std::mem::take(&mut self.to_start) {
+            let slot = &mut self.slots[stream];
+            if slot.gone || *slot.stream.phase() != Phase::Starting {
+                continue;
+            }
+            if slot.start_at > now {
+                self.to_start.insert(stream);
+                continue;
+            }
+            slot.starting = true;
+            self.starting += 1;
+            starting.push(Starting {
+                stream,
+                partition: (slot.stream.topic.clone(), slot.stream.partition),
+                region_topic: slot.stream.region_topic.clone(),
+                partitions: slot.partitions,
+                topic_id: slot.topic_id,
+                producer_id: slot.stream.producer_id(),
+                start: self.parts.settings.start,
+            });
+        }
+        if !starting.is_empty() {
+            self.jobs.spawn(start::start(
+                self.parts.local.clone(),
+                self.parts.cluster.clone(),
+                self.progress.clone(),
+                starting,
+                self.events.clone(),
+            ));
+        }
+    }
+
+    pub(super) fn start_scans(&mut self, now: Instant) {
+        let mut by_node: HashMap<i32, Vec<Target>> = HashMap::new();
+        let due: Vec<usize> = self
+            .ticking
+            .iter()
+            .copied()
+            .filter(|stream| {
+                let slot = &self.slots[*stream];
+                !slot.scanning && !slot.gone && slot.node_id >= 0 && slot.stream.wants_scan(now)
+            })
+            .collect();
+        for stream in due {
+            let slot = &mut self.slots[stream];
+            slot.scanning = true;
+            let position = slot.stream.position();
+            by_node.entry(slot.node_id).or_default().push(Target {
+                stream,
+                partition: (slot.stream.region_topic.clone(), slot.stream.partition),
+                from: position.region_offset,
+                producer_id: slot.stream.producer_id(),
+                producer_epoch: position.producer_epoch,
+                sequence: position.sequence,
+            });
+        }
+        for (node_id, targets) in by_node {
+            let (cluster, events) = (self.parts.cluster.clone(), self.events.clone());
+            self.jobs.spawn(async move {
+                let streams: Vec<usize> = targets.iter().map(|target| target.stream).collect();
+                let outcomes = match scan::scan(&cluster, node_id, targets).await {
+                    Ok(outcomes) => outcomes,
+                    Err(error) => {
+                        tracing::debug!(region = %cluster.name(), node_id, %error, "the region's log could not be searched");
+                        streams.into_iter().map(|stream| (stream, Scanned::Unreachable)).collect()
+                    }
+                };
+                let _ = events.send(Event::Scanned(outcomes)).await;
+            });
+        }
+    }
+
+    pub(super) fn ask_epochs(&mut self) {
+        let mut by_leader: HashMap<i32, Vec<(usize, Partition, i32)>> = HashMap::new();
+        for stream in std::mem::take(&mut self.epochs_wanted) {
+            let slot = &mut self.slots[stream];
+            if slot.gone || slot.asking_epoch || slot.stream.source_leader() < 0 {
+                continue;
+            }
+            if let Some(epoch) = slot.stream.wants_epoch_check() {
+                slot.asking_epoch = true;
+                let partition = (slot.stream.topic.clone(), slot.stream.partition);
+                by_leader.entry(slot.stream.source_leader()).or_default().push((stream, partition, epoch));
+            }
+        }
+        for (leader, asked) in by_leader {
+            let (local, events) = (self.parts.local.clone(), self.events.clone());
+            self.jobs.spawn(async move {
+                let epochs: Vec<(Partition, i32)> =
+                    asked.iter().map(|(_, partition, epoch)| (partition.clone(), *epoch)).collect();
+                let ends: HashMap<Partition, Result<i64, i16>> = match epoch_ends(&local, leader, &epochs).await {
+                    Ok(ends) => ends.into_iter().collect(),
+                    Err(error) => {
+                        tracing::debug!(%error, "the end of an epoch could not be asked for; trying again");
+                        HashMap::new()
+                    }
+                };
+                let ends: Vec<_> = asked
+                    .into_iter()
+                    .map(|(stream, partition, epoch)| {
+                        let end = ends.get(&partition).copied().unwrap_or(Err(error_code::LEADER_NOT_AVAILABLE));
+                        (stream, epoch, end)
+                    })
+                    .collect();
+                if ends.iter().any(|(_, _, end)| end.is_err()) {
+                    tokio::time::sleep(LINK_RETRY).await;
+                }
+                let _ = events.send(Event::EpochEnds(ends)).await;
+            });
+        }
+    }
+
+    pub(super) fn ask_log_starts(&mut self, streams: Vec<usize>) {
+        if streams.is_empty() {
+            return;
+        }
+        let mut asked = Vec::new();
+        for stream in streams {
+            let slot = &mut self.slots[stream];
+            if !slot.asking_start {
+                slot.asking_start = true;
+                asked.push((stream, (slot.stream.topic.clone(), slot.stream.partition)));
+            }
+        }
+        let (local, events) = (self.parts.local.clone(), self.events.clone());
+        self.jobs.spawn(async move {
+            let partitions: Vec<Partition> = asked.iter().map(|(_, partition)| partition.clone()).collect();
+            let starts = list_all(&local, &partitions, Which::Start).await;
+            let starts = asked
+                .into_iter()
+                .map(|(stream, partition)| {
+                    // Unknown: nothing is lost yet, the stream asks again.
+                    (stream, starts.get(&partition).and_then(|start| start.ok()).map_or(0, |start| start.offset))
+                })
+                .collect();
+            let _ = events.send(Event::LogStarts(starts)).await;
+        });
+    }
+
+    pub(super) fn uncommitted_positions(&mut self) -> Vec<(usize, crate::mirror::progress::Position)> {
+        std::mem::take(&mut self.uncommitted)
+            .into_iter()
+            .filter(|stream| !self.slots[*stream].gone)
+            .filter_map(|stream| Some((stream, self.slots[stream].stream.uncommitted()?)))
+            .collect()
+    }
+
+    pub(super) fn commit(&mut self) {
+        let positions = self.uncommitted_positions();
+        if positions.is_empty() {
+            return;
+        }
+        self.committing = true;
+        let commits: Vec<_> = positions.iter().map(|(stream, position)| (self.key(*stream), *position)).collect();
+        let (progress, events) = (self.progress.clone(), self.events.clone());
+        self.jobs.spawn(async move {
+            let begun = Instant::now();
+            let result = progress.commit(&commits).await;
+            let _ = events.send(Event::Committed { positions, result, begun }).await;
+        });
+    }
+}

@@ -1,0 +1,161 @@
+//! Which stream is sent over which link, links that come and go, and the requests that are made of ready batches.
+
+use super::*;
+
+impl Region {
+    pub(super) fn link_is_up(&self, node_id: i32) -> bool {
+        self.links.get(&node_id).is_some_and(|link| link.up)
+    }
+
+    /// Gives a stream to the link of the broker that leads its partition in the region.
+    pub(super) fn assign(&mut self, stream: usize, now: Instant) {
+        let metadata = self.parts.cluster.metadata();
+        let slot = &mut self.slots[stream];
+        if slot.gone || slot.starting || *slot.stream.phase() == Phase::Starting || slot.stream.has_unanswered() {
+            return;
+        }
+        let leader =
+            metadata.leader(&slot.stream.region_topic, slot.stream.partition).map_or(-1, |leader| leader.node_id);
+        if leader != slot.node_id {
+            let had_one = slot.node_id >= 0;
+            slot.node_id = leader;
+            if had_one {
+                slot.stream.on_link_lost(now);
+            }
+            self.touch(stream);
+        }
+        if leader >= 0 && !self.links.contains_key(&leader) {
+            self.open_link(leader, now);
+        }
+    }
+
+    pub(super) fn open_link(&mut self, node_id: i32, now: Instant) {
+        let link = self.links.entry(node_id).or_insert_with(|| Link {
+            generation: 0,
+            queue: None,
+            up: false,
+            in_flight_bytes: 0,
+            ready: VecDeque::new(),
+            retry_at: now,
+            failures: 0,
+        });
+        link.generation += 1;
+        let (queue, requests) = mpsc::channel(LINK_QUEUE_REQUESTS);
+        link.queue = Some(queue);
+        self.jobs.spawn(link::run(
+            self.parts.cluster.clone(),
+            node_id,
+            link.generation,
+            requests,
+            self.events.clone(),
+            self.room.clone(),
+        ));
+    }
+
+    pub(super) fn link_up(&mut self, node_id: i32, generation: u64, now: Instant) {
+        let Some(link) = self.links.get_mut(&node_id).filter(|link| link.generation == generation) else { return };
+        link.up = true;
+        link.failures = 0;
+        self.reachable();
+        for slot in self.slots.iter_mut().filter(|slot| slot.node_id == node_id) {
+            slot.stream.on_link_up(now);
+        }
+        self.touch_all_of(node_id);
+    }
+
+    pub(super) fn link_down(&mut self, node_id: i32, generation: u64, error: Option<ClientError>, now: Instant) {
+        let Some(link) = self.links.get_mut(&node_id).filter(|link| link.generation == generation) else { return };
+        link.up = false;
+        link.queue = None;
+        link.in_flight_bytes = 0;
+        link.retry_at = now + (LINK_RETRY * (1 << link.failures.min(8))).min(LINK_RETRY_MAX);
+        link.failures += 1;
+        for stream in std::mem::take(&mut link.ready) {
+            self.slots[stream].queued = false;
+        }
+        if let Some(error) = error {
+            self.not_reachable(&error);
+        }
+        for slot in self.slots.iter_mut().filter(|slot| slot.node_id == node_id) {
+            slot.stream.on_link_lost(now);
+            slot.stream.on_unreachable();
+        }
+        self.touch_all_of(node_id);
+        self.refresh_wanted = true;
+        if self.parts.cluster.metadata().brokers.contains_key(&node_id) {
+            return;
+        }
+        // A broker that left the cluster: its partitions get another leader.
+        self.links.remove(&node_id);
+    }
+
+    pub(super) fn touch_all_of(&mut self, node_id: i32) {
+        for stream in 0..self.slots.len() {
+            if self.slots[stream].node_id == node_id {
+                self.touch(stream);
+            }
+        }
+    }
+
+    pub(super) fn reachable(&mut self) {
+        let down: Vec<i32> =
+            self.links.iter().filter(|(_, link)| !link.up && link.failures > 0).map(|(node_id, _)| *node_id).collect();
+        if down.is_empty() && self.unreachable.take().is_some() {
+            tracing::info!(region = %self.parts.settings.name, "all brokers of the region can be reached again");
+        }
+    }
+
+    pub(super) fn not_reachable(&mut self, error: &ClientError) {
+        self.parts.metrics.error(error.kind());
+        if self.unreachable.is_none() {
+            tracing::warn!(region = %self.parts.settings.name, %error,
+                "a broker of the region can't be reached; what it should get stays in the local log and is sent once it is back");
+        }
+        self.unreachable = Some(error.to_string());
+    }
+
+    /// Hands ready batches to the links, as many as their windows take.
+    pub(super) fn pump(&mut self) {
+        let metadata = self.parts.cluster.metadata();
+        let window = self.parts.settings.window_bytes;
+        let Self { links, slots, dirty, .. } = self;
+        for link in links.values_mut().filter(|link| link.up) {
+            let Some(queue) = &link.queue else { continue };
+            while !link.ready.is_empty() && link.in_flight_bytes < window && queue.capacity() > 1 {
+                let [mut barriers, mut others] = [Vec::new(), Vec::new()];
+                let mut bytes = [0; 2];
+                let mut again = Vec::new();
+                while bytes[0] + bytes[1] < REQUEST_BYTES_MAX && barriers.len() + others.len() < REQUEST_BATCHES_MAX {
+                    let Some(stream) = link.ready.pop_front() else { break };
+                    let slot = &mut slots[stream];
+                    slot.queued = false;
+                    if !slot.dirty {
+                        slot.dirty = true;
+                        dirty.push(stream);
+                    }
+                    let Some(outgoing) = slot.stream.next_batch() else { continue };
+                    if slot.stream.can_send() {
+                        slot.queued = true;
+                        again.push(stream);
+                    }
+                    let topic = slot.stream.region_topic.clone();
+                    let partition = slot.stream.partition;
+                    let leader_epoch = metadata.leader(&topic, partition).map_or(-1, |leader| leader.epoch);
+                    bytes[usize::from(outgoing.barrier)] += outgoing.batch.len();
+                    let group = if outgoing.barrier { &mut barriers } else { &mut others };
+                    group.push(Entry { stream, topic, partition, leader_epoch, outgoing });
+                }
+                link.ready.extend(again);
+                for (entries, barrier) in [(others, false), (barriers, true)] {
+                    if entries.is_empty() {
+                        continue;
+                    }
+                    let bytes = bytes[usize::from(barrier)];
+                    link.in_flight_bytes += bytes;
+                    // There was room for two. A closed queue is a link that is about to report its end.
+                    let _ = queue.try_send(Request { entries, barrier, bytes });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,547 @@
+//! One region: its streams, the links to its brokers, the readers of the local log, all driven by one task.
+//!
+//! The task never waits for a cluster: links, readers and jobs do, and tell it by [`Event`]s. After whatever has happened, the streams
+//! that it touched are settled: what they want is handed to those who do it.
+
+mod jobs;
+mod links;
+mod roster;
+mod settle;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use crate::capture::Capture;
+use crate::client::ClientError;
+use crate::client::cluster::Cluster;
+use crate::client::error_code;
+use crate::config::Start;
+use crate::lag::{PartitionLag, RegionLag, State, TopicLag};
+use crate::mirror::events::{EVENTS_MAX, Event};
+use crate::mirror::inbox::{Captured, Inbox};
+use crate::mirror::latency::Latency;
+use crate::mirror::link::{self, Entry, LINK_QUEUE_REQUESTS, Request};
+use crate::mirror::metrics::RegionMetrics;
+use crate::mirror::offsets::{Which, epoch_ends, list_all};
+use crate::mirror::progress::{Partition, Progress};
+use crate::mirror::reader::{self, Mode, Read, Wish, Wishes};
+use crate::mirror::scan::{self, Scanned, Target};
+use crate::mirror::source::Source;
+use crate::mirror::start::{self, Started, Starting};
+use crate::mirror::stream::{FetchWhy, Phase, Stream, Taken};
+use crate::mirror::topic_list::MirroredTopic;
+
+/// Bytes of batches in one Produce request, above which no further batch is added.
+const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+/// Batches in one Produce request.
+const REQUEST_BATCHES_MAX: usize = 1000;
+/// How often streams that wait for time to pass are looked at.
+const TICK: Duration = Duration::from_millis(10);
+/// Pause before a lost link is tried again, doubled up to [`LINK_RETRY_MAX`].
+const LINK_RETRY: Duration = Duration::from_millis(100);
+/// The longest pause between two tries.
+const LINK_RETRY_MAX: Duration = Duration::from_secs(3);
+/// Pause before streams that could not be started are tried again.
+const START_RETRY: Duration = Duration::from_secs(1);
+/// A stream that is behind for less than this counts as mirroring.
+const CATCHING_UP: Duration = Duration::from_secs(1);
+
+/// What a region needs to know.
+#[derive(Debug)]
+pub struct Settings {
+    /// Its number among the regions.
+    pub index: usize,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where streams begin that never ran.
+    pub start: Start,
+    /// Bytes in flight on a link, at most.
+    pub window_bytes: usize,
+    /// Bytes of captured batches that may wait for this region.
+    pub capture_share_bytes: usize,
+    /// Bytes that may wait for this region before no more is read from the log.
+    pub catch_up_share_bytes: usize,
+    /// How often positions are committed.
+    pub progress_interval: Duration,
+    /// How often the region's metadata is read.
+    pub metadata_interval: Duration,
+}
+
+/// What a region's task works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// See [`Settings`].
+    pub settings: Settings,
+    /// The local cluster.
+    pub local: Arc<Cluster>,
+    /// The region's cluster.
+    pub cluster: Arc<Cluster>,
+    /// The local log's ends.
+    pub source: Arc<Source>,
+    /// Captured batches.
+    pub inbox: Arc<Inbox>,
+    /// Where captured batches that are not used are counted.
+    pub capture: Arc<Capture>,
+    /// Which topics are mirrored to this region.
+    pub topics: watch::Receiver<Arc<Vec<MirroredTopic>>>,
+    /// The region's metrics.
+    pub metrics: RegionMetrics,
+}
+
+struct Slot {
+    stream: Stream,
+    partitions: i32,
+    topic_id: uuid::Uuid,
+    /// The region's broker that leads the partition, as far as the stream is concerned; -1 for none.
+    node_id: i32,
+    gone: bool,
+    dirty: bool,
+    queued: bool,
+    starting: bool,
+    start_at: Instant,
+    scanning: bool,
+    asking_epoch: bool,
+    asking_start: bool,
+    reads: Option<(i32, Mode)>,
+    waiting_bytes: usize,
+    latency: Option<Box<Latency>>,
+    told: Option<State>,
+}
+
+struct Link {
+    generation: u64,
+    queue: Option<mpsc::Sender<Request>>,
+    up: bool,
+    in_flight_bytes: usize,
+    ready: VecDeque<usize>,
+    retry_at: Instant,
+    failures: u32,
+}
+
+/// A region's task.
+pub struct Region {
+    parts: Parts,
+    progress: Arc<Progress>,
+    slots: Vec<Slot>,
+    by_partition: HashMap<Arc<str>, BTreeMap<i32, usize>>,
+    topic_latency: HashMap<Arc<str>, Latency>,
+    latency: Latency,
+    links: HashMap<i32, Link>,
+    readers: HashMap<(i32, Mode), Arc<Wishes>>,
+    dirty: Vec<usize>,
+    ticking: BTreeSet<usize>,
+    starved: BTreeSet<usize>,
+    uncommitted: BTreeSet<usize>,
+    to_start: BTreeSet<usize>,
+    /// Streams whose start is under way.
+    starting: usize,
+    epochs_wanted: BTreeSet<usize>,
+    waiting_bytes: usize,
+    committing: bool,
+    commit_now: bool,
+    refreshing: bool,
+    refresh_wanted: bool,
+    /// Why the region can't be reached, if so.
+    unreachable: Option<String>,
+    mirrored_records: u64,
+    mirrored_bytes: u64,
+    jobs: JoinSet<()>,
+    room: Arc<Notify>,
+    events: mpsc::Sender<Event>,
+    incoming: mpsc::Receiver<Event>,
+    spare: Vec<Captured>,
+}
+
+impl Region {
+    /// A region with no streams yet, and where to send it [`Event`]s.
+    pub fn new(parts: Parts) -> (Self, mpsc::Sender<Event>) {
+        let (events, incoming) = mpsc::channel(EVENTS_MAX);
+        let progress = Arc::new(Progress::new(parts.local.clone(), &parts.settings.name));
+        let region = Self {
+            progress,
+            slots: Vec::new(),
+            by_partition: HashMap::new(),
+            topic_latency: HashMap::new(),
+            latency: Latency::fine(),
+            links: HashMap::new(),
+            readers: HashMap::new(),
+            dirty: Vec::new(),
+            ticking: BTreeSet::new(),
+            starved: BTreeSet::new(),
+            uncommitted: BTreeSet::new(),
+            to_start: BTreeSet::new(),
+            starting: 0,
+            epochs_wanted: BTreeSet::new(),
+            waiting_bytes: 0,
+            committing: false,
+            commit_now: false,
+            refreshing: false,
+            refresh_wanted: false,
+            unreachable: None,
+            mirrored_records: 0,
+            mirrored_bytes: 0,
+            jobs: JoinSet::new(),
+            room: Arc::new(Notify::new()),
+            events: events.clone(),
+            incoming,
+            spare: Vec::new(),
+            parts,
+        };
+        (region, events)
+    }
+
+    /// Runs until told to stop, or until nobody can tell it any more.
+    pub async fn run(mut self) {
+        let inbox = self.parts.inbox.clone();
+        let room = self.room.clone();
+        let mut rounds = self.parts.source.rounds();
+        let mut commits = tokio::time::interval(self.parts.settings.progress_interval);
+        commits.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut refreshes = tokio::time::interval(self.parts.settings.metadata_interval);
+        refreshes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.update_topics();
+        let stopped = loop {
+            // Every branch is cancellation safe.
+            tokio::select! {
+                () = inbox.filled() => self.take_captured(),
+                event = self.incoming.recv() => match event {
+                    Some(Event::Stop(done)) => break Some(done),
+                    Some(event) => self.handle(event),
+                    None => break None,
+                },
+                changed = rounds.changed() => match changed {
+                    Ok(()) => self.take_source(),
+                    Err(_) => break None,
+                },
+                changed = self.parts.topics.changed() => match changed {
+                    Ok(()) => self.update_topics(),
+                    Err(_) => break None,
+                },
+                () = room.notified() => {}
+                _ = commits.tick() => self.commit_now = true,
+                _ = refreshes.tick() => self.refresh_wanted = true,
+                _ = ticks.tick(), if !self.ticking.is_empty() || !self.to_start.is_empty() || self.links.values().any(|link| link.queue.is_none()) => self.tick(),
+                Some(_) = self.jobs.join_next(), if !self.jobs.is_empty() => {}
+            }
+            let now = Instant::now();
+            self.settle(now);
+            self.pump();
+            self.feed_starved();
+            self.settle(now);
+            self.start_jobs(now);
+        };
+        self.stop(stopped).await;
+    }
+
+    async fn stop(mut self, stopped: Option<oneshot::Sender<()>>) {
+        let positions = self.uncommitted_positions();
+        let commits: Vec<_> = positions.iter().map(|(stream, position)| (self.key(*stream), *position)).collect();
+        if !commits.is_empty()
+            && let Err(error) = self.progress.commit(&commits).await
+        {
+            tracing::warn!(region = %self.parts.settings.name, %error,
+                "the last positions could not be committed; they are found in the region at the next start");
+        }
+        self.jobs.shutdown().await;
+        if let Some(done) = stopped {
+            let _ = done.send(());
+        }
+    }
+
+    // ---- what happens -----------------------------------------------------------------------------------------------------
+
+    fn take_captured(&mut self) {
+        let now = Instant::now();
+        let mut captured = std::mem::take(&mut self.spare);
+        self.parts.inbox.take(&mut captured);
+        let mut unverified = false;
+        for Captured { topic, partition, node_id, connection, batch } in captured.drain(..) {
+            let Some(&stream) = self.by_partition.get(&topic).and_then(|partitions| partitions.get(&partition)) else {
+                continue;
+            };
+            let bytes = batch.len();
+            let verified = self.parts.source.is_verified(node_id, connection);
+            let link_up = self.link_is_up(self.slots[stream].node_id);
+            let room = self.waiting_bytes < self.parts.settings.capture_share_bytes;
+            let slot = &mut self.slots[stream];
+            if !link_up || !room {
+                slot.stream.on_missed(&batch, now);
+                self.parts.capture.dropped("region_behind", bytes);
+            } else {
+                let known = slot.stream.waiting_bytes();
+                match slot.stream.on_captured(batch, node_id, verified, now) {
+                    Taken::Kept => self.waiting_bytes += slot.stream.waiting_bytes() - known,
+                    Taken::Known => {}
+                    Taken::Unverified => {
+                        unverified = true;
+                        self.parts.capture.dropped("unverified_epoch", bytes);
+                    }
+                    Taken::Refused => self.parts.capture.dropped("not_next", bytes),
+                }
+                slot.waiting_bytes = slot.stream.waiting_bytes();
+            }
+            self.touch(stream);
+        }
+        self.spare = captured;
+        if unverified {
+            self.parts.source.ask_soon();
+        }
+    }
+
+    fn take_source(&mut self) {
+        let now = Instant::now();
+        for (partition, view) in self.parts.source.changes(self.parts.settings.index) {
+            if let Some(stream) = self.find(&partition) {
+                self.slots[stream].stream.on_source(view, now);
+                self.touch(stream);
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::LinkUp { node_id, generation } => self.link_up(node_id, generation, now),
+            Event::LinkDown { node_id, generation, error } => self.link_down(node_id, generation, error, now),
+            Event::Answered { node_id, generation, bytes, answers } => {
+                if let Some(link) = self.links.get_mut(&node_id).filter(|link| link.generation == generation) {
+                    link.in_flight_bytes = link.in_flight_bytes.saturating_sub(bytes);
+                    for answer in answers {
+                        self.answered(answer, now);
+                    }
+                }
+            }
+            Event::Read(read) => self.read(read, now),
+            Event::ReadFailed { node_id, error } => {
+                tracing::debug!(region = %self.parts.settings.name, node_id, %error, "the local log could not be read; trying again");
+                self.parts.source.ask_soon();
+            }
+            Event::Started(outcomes) => {
+                outcomes.into_iter().for_each(|(stream, outcome)| self.started(stream, outcome, now))
+            }
+            Event::Scanned(outcomes) => {
+                outcomes.into_iter().for_each(|(stream, outcome)| self.scanned(stream, outcome, now))
+            }
+            Event::EpochEnds(ends) => {
+                ends.into_iter().for_each(|(stream, epoch, end)| self.epoch_end(stream, epoch, end))
+            }
+            Event::LogStarts(starts) => {
+                for (stream, log_start) in starts {
+                    self.log_start(stream, log_start, now);
+                }
+            }
+            Event::Committed { positions, result, .. } => {
+                self.committing = false;
+                match result {
+                    Ok(()) => {
+                        for (stream, position) in positions {
+                            self.slots[stream].stream.on_committed(position);
+                            self.touch(stream);
+                        }
+                    }
+                    Err(error) => {
+                        self.parts.metrics.error("progress");
+                        if crate::mirror::progress::is_passing(&error) {
+                            tracing::debug!(region = %self.parts.settings.name, %error, "positions could not be committed; trying again");
+                        } else {
+                            tracing::error!(region = %self.parts.settings.name, %error,
+                                "positions can't be committed to the local cluster: after a restart more of the region's log must be searched");
+                        }
+                        self.uncommitted.extend(positions.into_iter().map(|(stream, _)| stream));
+                    }
+                }
+            }
+            Event::Metadata(result) => {
+                self.refreshing = false;
+                match result {
+                    Ok(()) => self.reachable(),
+                    Err(error) => self.not_reachable(&error),
+                }
+                for stream in 0..self.slots.len() {
+                    self.assign(stream, now);
+                }
+            }
+            Event::Lag(answer) => {
+                // Nobody waits any more: no harm.
+                let _ = answer.send(self.lag(now));
+            }
+            Event::Stop(done) => {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        for stream in std::mem::take(&mut self.ticking) {
+            self.slots[stream].stream.on_tick(now);
+            self.touch(stream);
+        }
+        let retry: Vec<i32> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.queue.is_none() && link.retry_at <= now)
+            .map(|(node_id, _)| *node_id)
+            .collect();
+        for node_id in retry {
+            self.open_link(node_id, now);
+        }
+    }
+
+    fn answered(&mut self, answer: link::Answer, now: Instant) {
+        let stream = answer.sent.stream;
+        let slot = &mut self.slots[stream];
+        if let Err(code) = answer.result {
+            self.parts.metrics.error(error_code::describe(code));
+            self.refresh_wanted = true;
+        }
+        if let Some(done) = slot.stream.on_answer(answer.sent.token, answer.result, answer.sent.leader_epoch, now) {
+            self.mirrored_records += done.records;
+            self.mirrored_bytes += done.bytes;
+            let topic = slot.stream.topic.clone();
+            let of_topic = self.topic_latency.entry(topic).or_insert_with(Latency::fine);
+            let of_partition = slot.latency.get_or_insert_with(|| Box::new(Latency::coarse()));
+            for since in done.since {
+                let latency = now.saturating_duration_since(since);
+                of_partition.record(latency, now);
+                of_topic.record(latency, now);
+                self.latency.record(latency, now);
+            }
+        }
+        self.touch(stream);
+    }
+
+    fn read(&mut self, read: Read, now: Instant) {
+        let mut lost = Vec::new();
+        for partition in read.partitions {
+            let slot = &mut self.slots[partition.stream];
+            match partition.error_code {
+                0 => {
+                    let before = slot.stream.waiting_bytes();
+                    slot.stream.on_fetched(
+                        partition.offset,
+                        crate::mirror::batch::fetched(partition.records, read.at),
+                        partition.aborted,
+                        partition.high_watermark,
+                        now,
+                    );
+                    let taken = slot.stream.waiting_bytes().saturating_sub(before);
+                    self.parts.metrics.caught_up_bytes.inc_by(taken as u64);
+                    self.waiting_bytes += taken;
+                    slot.waiting_bytes += taken;
+                }
+                error_code::OFFSET_OUT_OF_RANGE => lost.push(partition.stream),
+                code => {
+                    tracing::debug!(region = %self.parts.settings.name, topic = %slot.stream.topic,
+                        partition = slot.stream.partition, error = error_code::describe(code), "the local log can't be read");
+                    self.parts.source.ask_soon();
+                }
+            }
+            self.touch(partition.stream);
+        }
+        self.ask_log_starts(lost);
+        self.settle(now);
+        read.taken.notify_one();
+    }
+
+    fn started(&mut self, stream: usize, outcome: Started, now: Instant) {
+        let name = &self.parts.settings.name;
+        let slot = &mut self.slots[stream];
+        match outcome {
+            Started::Known(position) => {
+                slot.stream.on_progress(position);
+                self.touch(stream);
+                return;
+            }
+            Started::Ready { position, never_wrote } => {
+                slot.stream.start(position, never_wrote, now);
+                if let Some(view) = self.parts.source.view(&(slot.stream.topic.clone(), slot.stream.partition)) {
+                    slot.stream.on_source(view, now);
+                }
+                tracing::debug!(region = %name, topic = %slot.stream.topic, partition = slot.stream.partition,
+                    offset = position.source_offset, "the stream begins");
+                self.unreachable = None;
+            }
+            Started::Later => slot.start_at = now + START_RETRY,
+            Started::Stalled(reason) => {
+                slot.start_at = now + crate::mirror::stream::STALL_RETRY;
+                slot.stream.blocked(reason);
+            }
+        }
+        if std::mem::take(&mut self.slots[stream].starting) {
+            self.starting -= 1;
+        }
+        self.assign(stream, now);
+        self.touch(stream);
+    }
+
+    fn scanned(&mut self, stream: usize, outcome: Scanned, now: Instant) {
+        let slot = &mut self.slots[stream];
+        slot.scanning = false;
+        let (name, topic, partition) = (&self.parts.settings.name, &slot.stream.topic, slot.stream.partition);
+        match outcome {
+            Scanned::Complete { found, out_of_row } => {
+                if out_of_row > 0 {
+                    self.parts.metrics.out_of_row_batches.inc_by(out_of_row);
+                    tracing::error!(region = %name, %topic, partition, batches = out_of_row,
+                        "batches of this stream lie in the region's log out of their row: its broker had no state of the producer; \
+                         order or single copy is hurt there");
+                }
+                slot.stream.on_scanned(found);
+            }
+            Scanned::Lost { end } => {
+                let position = slot.stream.position();
+                let reason = format!(
+                    "the region's log ends at offset {end}, before offset {} that was acknowledged: the topic was \
+                     deleted, or its broker lost records; nothing more is sent until it is restored",
+                    position.region_offset
+                );
+                slot.stream.stall(reason, now);
+            }
+            Scanned::Failed(code) => {
+                tracing::debug!(region = %name, %topic, partition, error = error_code::describe(code),
+                    "the region's log can't be searched; trying again");
+                slot.stream.on_scan_failed(now);
+                self.refresh_wanted = true;
+            }
+            Scanned::Unreachable => {
+                slot.stream.on_scan_failed(now);
+                self.refresh_wanted = true;
+            }
+        }
+        self.assign(stream, now);
+        self.touch(stream);
+    }
+
+    fn epoch_end(&mut self, stream: usize, epoch: i32, end: Result<i64, i16>) {
+        let slot = &mut self.slots[stream];
+        slot.asking_epoch = false;
+        match end {
+            Ok(end) => slot.stream.on_epoch_end(epoch, end),
+            Err(_) => self.parts.source.ask_soon(),
+        }
+        self.touch(stream);
+    }
+
+    fn log_start(&mut self, stream: usize, log_start: i64, now: Instant) {
+        let slot = &mut self.slots[stream];
+        slot.asking_start = false;
+        if let Some((from, to)) = slot.stream.on_source_lost(log_start) {
+            let records = u64::try_from(to - from).unwrap_or(0);
+            self.parts.metrics.lost_records.inc_by(records);
+            tracing::error!(region = %self.parts.settings.name, topic = %slot.stream.topic, partition = slot.stream.partition,
+                from_offset = from, to_offset = to, records,
+                "the local log no longer has these offsets (retention): the region never gets them; the stream goes on behind them");
+            slot.stream.leave_draining(now);
+        }
+        self.touch(stream);
+    }
+}

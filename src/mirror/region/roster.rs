@@ -1,0 +1,62 @@
+//! Streams come with their topics, and go with them.
+
+use super::*;
+
+impl Region {
+    pub(super) fn update_topics(&mut self) {
+        let now = Instant::now();
+        let topics = self.parts.topics.borrow_and_update().clone();
+        let wanted: HashSet<(&Arc<str>, uuid::Uuid)> = topics.iter().map(|topic| (&topic.name, topic.id)).collect();
+        for stream in 0..self.slots.len() {
+            let slot = &mut self.slots[stream];
+            if !slot.gone && !wanted.contains(&(&slot.stream.topic, slot.topic_id)) {
+                slot.gone = true;
+                self.waiting_bytes -= slot.waiting_bytes;
+                slot.waiting_bytes = 0;
+                slot.stream.on_unreachable();
+                tracing::info!(region = %self.parts.settings.name, topic = %slot.stream.topic,
+                    partition = slot.stream.partition, "the topic is gone from the local cluster; its stream ends");
+                let (topic, partition) = (slot.stream.topic.clone(), slot.stream.partition);
+                if let Some(partitions) = self.by_partition.get_mut(&topic) {
+                    partitions.remove(&partition);
+                }
+                self.touch(stream);
+            }
+        }
+        for topic in topics.iter() {
+            let known = self.by_partition.entry(topic.name.clone()).or_default();
+            for partition in 0..topic.partitions {
+                if let Some(stream) = known.get(&partition) {
+                    self.slots[*stream].partitions = topic.partitions;
+                    continue;
+                }
+                let mut stream =
+                    Stream::new(topic.name.clone(), partition, topic.name_in_region.clone(), topic.producer_id);
+                if let Some(view) = self.parts.source.view(&(topic.name.clone(), partition)) {
+                    stream.on_source(view, now);
+                }
+                known.insert(partition, self.slots.len());
+                self.dirty.push(self.slots.len());
+                self.slots.push(Slot {
+                    stream,
+                    partitions: topic.partitions,
+                    topic_id: topic.id,
+                    node_id: -1,
+                    gone: false,
+                    dirty: true,
+                    queued: false,
+                    starting: false,
+                    start_at: now,
+                    scanning: false,
+                    asking_epoch: false,
+                    asking_start: false,
+                    reads: None,
+                    waiting_bytes: 0,
+                    latency: None,
+                    told: None,
+                });
+            }
+        }
+        self.parts.source.ask_soon();
+    }
+}

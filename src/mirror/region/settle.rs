@@ -1,0 +1,116 @@
+//! Settling: what a stream wants after something has happened is handed to those who do it.
+
+use super::*;
+
+impl Region {
+    pub(super) fn touch(&mut self, stream: usize) {
+        let slot = &mut self.slots[stream];
+        if !slot.dirty {
+            slot.dirty = true;
+            self.dirty.push(stream);
+        }
+    }
+
+    pub(super) fn settle(&mut self, now: Instant) {
+        while let Some(stream) = self.dirty.pop() {
+            self.slots[stream].dirty = false;
+            self.settle_stream(stream, now);
+        }
+        self.parts.metrics.waiting_bytes.set(self.waiting_bytes as i64);
+    }
+
+    pub(super) fn settle_stream(&mut self, stream: usize, now: Instant) {
+        let link_up = self.link_is_up(self.slots[stream].node_id);
+        let share = self.parts.settings.catch_up_share_bytes;
+        let slot = &mut self.slots[stream];
+        // Something cleared what was waiting, or batches were sent.
+        self.waiting_bytes = self.waiting_bytes - slot.waiting_bytes + slot.stream.waiting_bytes();
+        slot.waiting_bytes = slot.stream.waiting_bytes();
+        if let Some(records) = slot.stream.take_diverged_records() {
+            self.parts.metrics.diverged_records.inc_by(records);
+            tracing::error!(region = %self.parts.settings.name, topic = %slot.stream.topic,
+                partition = slot.stream.partition, records,
+                "the local log was truncated (unclean leader election): the region has records that the local cluster has lost; \
+                 the stream goes on behind them");
+        }
+        slot.stream.leave_draining(now);
+        if let Some(incident) = slot.stream.incident.take() {
+            tracing::error!(region = %self.parts.settings.name, topic = %slot.stream.topic,
+                partition = slot.stream.partition, "{incident}");
+        }
+        if slot.stream.uncommitted().is_some() && !slot.gone {
+            self.uncommitted.insert(stream);
+            self.commit_now |= *slot.stream.phase() == Phase::Committing;
+        }
+        if *slot.stream.phase() == Phase::Starting && !slot.starting && !slot.gone {
+            self.to_start.insert(stream);
+        }
+        if slot.stream.wants_epoch_check().is_some() && !slot.gone {
+            self.epochs_wanted.insert(stream);
+        }
+        if slot.stream.needs_ticks() && !slot.gone {
+            self.ticking.insert(stream);
+        }
+        let want =
+            slot.stream.wants_fetch().filter(|_| !slot.gone && !slot.asking_start && slot.stream.source_leader() >= 0);
+        let want = if link_up || *slot.stream.phase() == Phase::Starting {
+            want
+        } else {
+            // Nothing can be sent: only the age of what is missing is of interest.
+            slot.stream.wants_peek()
+        };
+        let want = match want {
+            Some(want) if want.why != FetchWhy::Peek && self.waiting_bytes >= share => {
+                self.starved.insert(stream);
+                None
+            }
+            want => want,
+        };
+        let reads = want.map(|want| {
+            let mode = if want.why == FetchWhy::Tail { Mode::Tail } else { Mode::CatchUp };
+            (slot.stream.source_leader(), mode)
+        });
+        let before = std::mem::replace(&mut slot.reads, reads);
+        let wish = want.map(|want| Wish {
+            topic: slot.stream.topic.clone(),
+            partition: slot.stream.partition,
+            offset: want.offset,
+            peek: want.why == FetchWhy::Peek,
+        });
+        if slot.stream.can_send() && link_up && !slot.queued && !slot.gone {
+            slot.queued = true;
+            if let Some(link) = self.links.get_mut(&slot.node_id) {
+                link.ready.push_back(stream);
+            }
+        }
+        if let Some(before) = before
+            && reads != Some(before)
+            && let Some(wishes) = self.readers.get(&before)
+        {
+            wishes.set(stream, None);
+        }
+        if let Some(reads) = reads {
+            self.reader(reads).set(stream, wish);
+        }
+        self.tell_state(stream, now);
+    }
+
+    pub(super) fn reader(&mut self, (node_id, mode): (i32, Mode)) -> Arc<Wishes> {
+        if let Some(wishes) = self.readers.get(&(node_id, mode)) {
+            return wishes.clone();
+        }
+        let wishes: Arc<Wishes> = Arc::default();
+        self.readers.insert((node_id, mode), wishes.clone());
+        self.jobs.spawn(reader::run(self.parts.local.clone(), node_id, mode, wishes.clone(), self.events.clone()));
+        wishes
+    }
+
+    /// Streams that could not read because too much was waiting.
+    pub(super) fn feed_starved(&mut self) {
+        if self.waiting_bytes < self.parts.settings.catch_up_share_bytes / 2 {
+            for stream in std::mem::take(&mut self.starved) {
+                self.touch(stream);
+            }
+        }
+    }
+}

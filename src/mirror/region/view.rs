@@ -1,0 +1,138 @@
+//! How far behind a region is, and in which state its streams are: read from the streams at the moment somebody asks.
+
+use super::*;
+
+impl Region {
+    pub(super) fn find(&self, partition: &Partition) -> Option<usize> {
+        self.by_partition.get(&partition.0)?.get(&partition.1).copied()
+    }
+
+    pub(super) fn key(&self, stream: usize) -> Partition {
+        let stream = &self.slots[stream].stream;
+        (stream.topic.clone(), stream.partition)
+    }
+
+    /// The state that operators see, with its reason.
+    pub(super) fn state_of(&self, slot: &Slot, now: Instant) -> (State, Option<String>) {
+        let link_failed = self.links.get(&slot.node_id).is_some_and(|link| !link.up && link.failures > 0);
+        match slot.stream.phase() {
+            Phase::Stalled { reason, .. } => (State::Stalled, Some(reason.clone())),
+            Phase::Starting => match (slot.stream.blocked_by(), &self.unreachable) {
+                (Some(reason), _) => (State::Stalled, Some(reason.to_string())),
+                (None, Some(reason)) => (State::Unreachable, Some(reason.clone())),
+                (None, None) => (State::Starting, None),
+            },
+            _ if link_failed => (State::Unreachable, self.unreachable.clone()),
+            Phase::Sending { .. } | Phase::Replaying(_) => {
+                if slot.stream.behind_for(now) > CATCHING_UP {
+                    (State::CatchingUp, None)
+                } else {
+                    (State::Mirroring, None)
+                }
+            }
+            _ if slot.node_id < 0 => (State::Unreachable, Some("the partition has no leader in the region".into())),
+            Phase::Draining(_) | Phase::Locating { .. } | Phase::Committing => (State::Starting, None),
+        }
+    }
+
+    /// Logs a stream's stall and its end, once each.
+    pub(super) fn tell_state(&mut self, stream: usize, now: Instant) {
+        let (state, reason) = self.state_of(&self.slots[stream], now);
+        let slot = &mut self.slots[stream];
+        let stalled = state == State::Stalled;
+        let was_stalled = slot.told == Some(State::Stalled);
+        // A stalled stream tries again now and then: that is not news.
+        let trying = was_stalled && matches!(state, State::Starting | State::Unreachable);
+        if stalled && !was_stalled {
+            tracing::warn!(region = %self.parts.settings.name, topic = %slot.stream.topic,
+                partition = slot.stream.partition, reason = reason.as_deref().unwrap_or_default(), "the stream is stalled");
+        } else if was_stalled
+            && state == State::Mirroring
+            && !slot.stream.has_unanswered()
+            && slot.stream.lag_records() == 0
+        {
+            tracing::info!(region = %self.parts.settings.name, topic = %slot.stream.topic,
+                partition = slot.stream.partition, "the stream goes on");
+        } else if was_stalled && !trying {
+            return;
+        }
+        if !trying {
+            slot.told = Some(state);
+        }
+    }
+
+    pub(super) fn lag(&mut self, now: Instant) -> RegionLag {
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+        let mut topics: BTreeMap<Arc<str>, TopicLag> = BTreeMap::new();
+        for stream in 0..self.slots.len() {
+            if self.slots[stream].gone {
+                continue;
+            }
+            let latency = self.slots[stream].latency.as_mut().map(|latency| latency.summary(now)).unwrap_or_default();
+            let slot = &self.slots[stream];
+            let lag_records = slot.stream.lag_records();
+            let lag_seconds = match slot.stream.oldest_missing_ms() {
+                Some(timestamp) if timestamp > 0 => ((now_ms - timestamp) as f64 / 1000.0).max(0.0),
+                _ => slot.stream.behind_for(now).as_secs_f64(),
+            };
+            let (state, reason) = self.state_of(slot, now);
+            let partition = PartitionLag {
+                partition: slot.stream.partition,
+                state,
+                reason,
+                local_end_offset: slot.stream.source_end(),
+                next_source_offset: slot.stream.position().source_offset,
+                lag_records,
+                lag_bytes: slot.stream.lag_bytes(),
+                lag_seconds,
+                replication_latency: latency,
+            };
+            topics
+                .entry(slot.stream.topic.clone())
+                .or_insert_with(|| TopicLag {
+                    topic: slot.stream.topic.to_string(),
+                    region_topic: slot.stream.region_topic.to_string(),
+                    state: State::Mirroring,
+                    lag_records: 0,
+                    lag_bytes: Some(0),
+                    lag_seconds: 0.0,
+                    replication_latency: Default::default(),
+                    partitions: Vec::new(),
+                })
+                .partitions
+                .push(partition);
+        }
+        for topic in topics.values_mut() {
+            topic.partitions.sort_by_key(|partition| partition.partition);
+            for partition in &topic.partitions {
+                topic.state = topic.state.max(partition.state);
+                topic.lag_records += partition.lag_records;
+                topic.lag_bytes = topic.lag_bytes.zip(partition.lag_bytes).map(|(sum, bytes)| sum + bytes);
+                topic.lag_seconds = topic.lag_seconds.max(partition.lag_seconds);
+            }
+            if let Some(latency) = self.topic_latency.get_mut(topic.topic.as_str()) {
+                topic.replication_latency = latency.summary(now);
+            }
+        }
+        let topics: Vec<TopicLag> = topics.into_values().collect();
+        let state = topics.iter().map(|topic| topic.state).max().unwrap_or(State::Mirroring);
+        let reason = topics
+            .iter()
+            .flat_map(|topic| &topic.partitions)
+            .find(|partition| partition.state == state)
+            .and_then(|partition| partition.reason.clone());
+        RegionLag {
+            region: self.parts.settings.name.to_string(),
+            state,
+            reason,
+            streams: self.slots.iter().filter(|slot| !slot.gone).count(),
+            lag_records: topics.iter().map(|topic| topic.lag_records).sum(),
+            lag_bytes: topics.iter().try_fold(0, |sum, topic| Some(sum + topic.lag_bytes?)),
+            lag_seconds: topics.iter().map(|topic| topic.lag_seconds).fold(0.0, f64::max),
+            mirrored_records: self.mirrored_records,
+            mirrored_bytes: self.mirrored_bytes,
+            replication_latency: self.latency.summary(now),
+            topics,
+        }
+    }
+}

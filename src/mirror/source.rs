@@ -1,0 +1,166 @@
+//! The local log's ends: asked of each local broker about once a second, for all partitions that any region mirrors, in one request a broker.
+//!
+//! Lag is measured against them, records that bypassed the proxy are found by them, and they tell who leads a partition since which
+//! epoch: a captured batch counts only if its connection was open before the leader last said so.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::offsets::{Which, by_leader, list_offsets};
+use super::progress::Partition;
+use super::stream::SourceView;
+use crate::capture::Capture;
+use crate::client::cluster::Cluster;
+use crate::client::error_code;
+
+/// Two rounds are at least this far apart, however many ask.
+const SPACING: Duration = Duration::from_millis(20);
+
+/// What the local leaders last said, shared by all regions.
+#[derive(Debug)]
+pub struct Source {
+    local: Arc<Cluster>,
+    capture: Arc<Capture>,
+    views: Mutex<Views>,
+    soon: Notify,
+    round: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Views {
+    by_partition: HashMap<Partition, SourceView>,
+    /// Per local broker: connections with a smaller number were open when it last spoke for its partitions.
+    verified: HashMap<i32, u64>,
+    /// Changes since a region last looked, by region.
+    changes: Vec<HashSet<Partition>>,
+}
+
+impl Source {
+    /// Nothing is known yet. `regions` is how many will look.
+    pub fn new(local: Arc<Cluster>, capture: Arc<Capture>, regions: usize) -> Arc<Self> {
+        let views = Views { changes: vec![HashSet::new(); regions], ..Views::default() };
+        Arc::new(Self { local, capture, views: Mutex::new(views), soon: Notify::new(), round: watch::channel(0).0 })
+    }
+
+    /// Changes whenever a leader has spoken.
+    pub fn rounds(&self) -> watch::Receiver<u64> {
+        self.round.subscribe()
+    }
+
+    /// Asks for a round soon: a new connection's captures wait to be verified, or a partition is new.
+    pub fn ask_soon(&self) {
+        self.soon.notify_one();
+    }
+
+    /// What is known about a partition.
+    pub fn view(&self, partition: &Partition) -> Option<SourceView> {
+        self.lock().by_partition.get(partition).copied()
+    }
+
+    /// Whether captures by a connection (see [`Capture::next_connection`]) to a broker count.
+    pub fn is_verified(&self, node_id: i32, connection: u64) -> bool {
+        self.lock().verified.get(&node_id).is_some_and(|verified| connection < *verified)
+    }
+
+    /// What has changed since the region last asked.
+    pub fn changes(&self, region: usize) -> Vec<(Partition, SourceView)> {
+        let mut views = self.lock();
+        let changed = views.changes.get_mut(region).map(std::mem::take).unwrap_or_default();
+        changed
+            .into_iter()
+            .filter_map(|partition| {
+                let view = views.by_partition.get(&partition).copied()?;
+                Some((partition, view))
+            })
+            .collect()
+    }
+
+    /// Asks on until dropped. `partitions` are those to ask for.
+    pub async fn run(self: Arc<Self>, mut partitions: watch::Receiver<Arc<Vec<Partition>>>, interval: Duration) {
+        loop {
+            let wanted = partitions.borrow_and_update().clone();
+            self.round(&wanted).await;
+            self.round.send_modify(|round| *round += 1);
+            tokio::time::sleep(SPACING).await;
+            tokio::select! {
+                () = tokio::time::sleep(interval) => {}
+                () = self.soon.notified() => {}
+                changed = partitions.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    async fn round(&self, wanted: &[Partition]) {
+        let connection = self.capture.next_connection();
+        let metadata = self.local.metadata();
+        let mut calls = tokio::task::JoinSet::new();
+        for (leader, group) in by_leader(&metadata, wanted) {
+            let local = self.local.clone();
+            let group: Vec<Partition> = group.into_iter().cloned().collect();
+            calls.spawn(async move {
+                let group: Vec<&Partition> = group.iter().collect();
+                (leader, list_offsets(&local, leader, &group, Which::End).await)
+            });
+        }
+        let mut moved = false;
+        while let Some(joined) = calls.join_next().await {
+            let Ok((leader, answer)) = joined else { continue };
+            match answer {
+                Ok(offsets) => moved |= self.take(leader, connection, offsets),
+                Err(error) => {
+                    tracing::debug!(%error, "a local broker could not be asked for its logs' ends");
+                    self.lock().verified.remove(&leader);
+                    moved = true;
+                }
+            }
+        }
+        if moved && let Err(error) = self.local.refresh().await {
+            tracing::debug!(%error, "the local cluster could not be asked for its metadata");
+        }
+    }
+
+    /// Takes a broker's answer; says whether it was about leadership that moved.
+    fn take(
+        &self,
+        leader: i32,
+        connection: u64,
+        offsets: Vec<(Partition, Result<super::offsets::LogOffset, i16>)>,
+    ) -> bool {
+        let mut moved = false;
+        let mut guard = self.lock();
+        let Views { by_partition, verified, changes } = &mut *guard;
+        for (partition, answer) in offsets {
+            let before = by_partition.get(&partition).copied();
+            let view = match answer {
+                Ok(log) => SourceView { leader, leader_epoch: log.leader_epoch, end: log.offset },
+                Err(code) => {
+                    moved |= matches!(
+                        code,
+                        error_code::NOT_LEADER_OR_FOLLOWER
+                            | error_code::LEADER_NOT_AVAILABLE
+                            | error_code::UNKNOWN_TOPIC_OR_PARTITION
+                    );
+                    match before {
+                        Some(view) => SourceView { leader: -1, ..view },
+                        None => continue,
+                    }
+                }
+            };
+            if before != Some(view) {
+                for region in changes.iter_mut() {
+                    region.insert(partition.clone());
+                }
+                by_partition.insert(partition, view);
+            }
+        }
+        verified.insert(leader, connection);
+        moved
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Views> {
+        self.views.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

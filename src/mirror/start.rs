@@ -1,0 +1,255 @@
+//! Starting streams: their progress, their topics in the region, and for those that never ran, where they begin.
+//!
+//! Many streams start together with a handful of requests: 10,000 partitions take one OffsetFetch, one Metadata and one
+//! ListOffsets a broker.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use kafka_protocol::messages::DescribeProducersRequest;
+use kafka_protocol::messages::describe_producers_request::TopicRequest;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::events::Event;
+use super::offsets::{Which, by_leader, list_all, name};
+use super::progress::{Committed, Partition, Position, Progress, is_passing};
+use super::topics;
+use crate::client::ClientError;
+use crate::client::cluster::Cluster;
+use crate::client::error_code;
+use crate::config::Start;
+
+/// A stream to be started.
+#[derive(Clone, Debug)]
+pub struct Starting {
+    /// Its number within its region.
+    pub stream: usize,
+    /// Topic and partition in the local cluster.
+    pub partition: Partition,
+    /// The topic's name in the region.
+    pub region_topic: Arc<str>,
+    /// How many partitions the topic has in the local cluster.
+    pub partitions: i32,
+    /// The local topic's id.
+    pub topic_id: Uuid,
+    /// The reserved producer id.
+    pub producer_id: i64,
+    /// Where it begins if it never ran.
+    pub start: Start,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Started {
+    /// The position is known; the region has not been asked yet.
+    Known(Position),
+    /// The stream may begin.
+    Ready {
+        /// Here.
+        position: Position,
+        /// It never wrote: there is nothing to search for in the region.
+        never_wrote: bool,
+    },
+    /// Try again: a cluster can't be asked at the moment.
+    Later,
+    /// Something that a person must mend.
+    Stalled(String),
+}
+
+/// Starts streams; tells the region by [`Event::Started`], first what is known locally, then the rest.
+pub async fn start(
+    local: Arc<Cluster>,
+    region: Arc<Cluster>,
+    progress: Arc<Progress>,
+    streams: Vec<Starting>,
+    events: mpsc::Sender<Event>,
+) {
+    let all: Vec<usize> = streams.iter().map(|stream| stream.stream).collect();
+    if let Err(error) = run(&local, &region, &progress, streams, &events).await {
+        let outcome = if is_passing(&error) { Started::Later } else { Started::Stalled(error.to_string()) };
+        tracing::debug!(region = %region.name(), %error, "streams could not be started");
+        let _ = events.send(Event::Started(all.into_iter().map(|stream| (stream, outcome.clone())).collect())).await;
+    }
+}
+
+async fn run(
+    local: &Arc<Cluster>,
+    region: &Arc<Cluster>,
+    progress: &Progress,
+    streams: Vec<Starting>,
+    events: &mpsc::Sender<Event>,
+) -> Result<(), ClientError> {
+    let partitions: Vec<Partition> = streams.iter().map(|stream| stream.partition.clone()).collect();
+    let committed = progress.load(&partitions).await?;
+    let positions = local_positions(local, &streams, &committed).await;
+    tell(events, positions.iter().map(|(stream, (position, _))| (*stream, Started::Known(*position)))).await;
+
+    let mut wanted: HashMap<Arc<str>, i32> = HashMap::new();
+    for stream in &streams {
+        wanted.insert(stream.region_topic.clone(), stream.partitions);
+    }
+    let refused = topics::ensure(region, &wanted).await?;
+
+    let mut outcomes: Vec<(usize, Started)> = Vec::new();
+    let mut fresh: Vec<(&Starting, Position)> = Vec::new();
+    for stream in &streams {
+        match (refused.get(&stream.region_topic), positions.get(&stream.stream)) {
+            (Some(reason), _) => outcomes.push((stream.stream, Started::Stalled(reason.clone()))),
+            (None, None) => outcomes.push((stream.stream, Started::Later)),
+            (None, Some((position, true))) => {
+                outcomes.push((stream.stream, Started::Ready { position: *position, never_wrote: false }));
+            }
+            (None, Some((position, false))) => fresh.push((stream, *position)),
+        }
+    }
+    outcomes.extend(begin(region, progress, fresh).await?);
+    tell(events, outcomes).await;
+    Ok(())
+}
+
+/// The position of each stream that has one, or where it would begin; and whether it was committed.
+async fn local_positions(
+    local: &Arc<Cluster>,
+    streams: &[Starting],
+    committed: &HashMap<Partition, Committed>,
+) -> HashMap<usize, (Position, bool)> {
+    let mut positions = HashMap::new();
+    let mut unknown = Vec::new();
+    let mirrored_before: HashSet<&Arc<str>> = committed.keys().map(|(topic, _)| topic).collect();
+    for stream in streams {
+        match committed.get(&stream.partition) {
+            Some(Ok(position)) if position.topic_id == stream.topic_id => {
+                positions.insert(stream.stream, (*position, true));
+            }
+            other => {
+                if let Some(Err(error)) = other {
+                    tracing::warn!(topic = %stream.partition.0, partition = stream.partition.1, %error,
+                        "ignoring a committed offset that is not diffluent's; another tool uses this consumer group");
+                }
+                unknown.push(stream);
+            }
+        }
+    }
+    for which in [Which::Start, Which::End] {
+        let group: Vec<&Starting> = unknown
+            .iter()
+            .copied()
+            .filter(|stream| {
+                // A new partition, or a topic made anew, begins at its beginning, whatever is configured.
+                let latest = stream.start == Start::Latest && !mirrored_before.contains(&stream.partition.0);
+                latest == (which == Which::End)
+            })
+            .collect();
+        let partitions: Vec<Partition> = group.iter().map(|stream| stream.partition.clone()).collect();
+        let offsets = list_all(local, &partitions, which).await;
+        for stream in group {
+            if let Some(Ok(offset)) = offsets.get(&stream.partition) {
+                let position = Position {
+                    source_offset: offset.offset,
+                    source_leader_epoch: -1,
+                    producer_epoch: 0,
+                    sequence: 0,
+                    region_offset: 0,
+                    region_leader_epoch: -1,
+                    topic_id: stream.topic_id,
+                };
+                positions.insert(stream.stream, (position, false));
+            }
+        }
+    }
+    positions
+}
+
+/// Begins streams that never ran: their first position is committed before their first batch is sent.
+async fn begin(
+    region: &Arc<Cluster>,
+    progress: &Progress,
+    streams: Vec<(&Starting, Position)>,
+) -> Result<Vec<(usize, Started)>, ClientError> {
+    if streams.is_empty() {
+        return Ok(Vec::new());
+    }
+    let there = |stream: &Starting| (stream.region_topic.clone(), stream.partition.1);
+    let partitions: Vec<Partition> = streams.iter().map(|(stream, _)| there(stream)).collect();
+    let ends = list_all(region, &partitions, Which::End).await;
+    let ours = own_producers(region, &streams).await?;
+    let mut outcomes = Vec::new();
+    let mut commits = Vec::new();
+    for (stream, position) in streams {
+        if ours.contains(&stream.stream) {
+            outcomes.push((
+                stream.stream,
+                Started::Stalled(format!(
+                    "the region's topic {} holds records of this stream, but its progress is gone from the local \
+                     cluster (group diffluent.{}): starting over would repeat them; restore the group's offsets, or delete \
+                     the topic in the region",
+                    stream.region_topic,
+                    region.name()
+                )),
+            ));
+            continue;
+        }
+        match ends.get(&there(stream)) {
+            Some(Ok(end)) => {
+                let position =
+                    Position { region_offset: end.offset, region_leader_epoch: end.leader_epoch, ..position };
+                commits.push((stream.partition.clone(), position));
+                outcomes.push((stream.stream, Started::Ready { position, never_wrote: true }));
+            }
+            _ => outcomes.push((stream.stream, Started::Later)),
+        }
+    }
+    progress.commit(&commits).await?;
+    Ok(outcomes)
+}
+
+/// The streams whose producer id the region's brokers know.
+async fn own_producers(
+    region: &Arc<Cluster>,
+    streams: &[(&Starting, Position)],
+) -> Result<HashSet<usize>, ClientError> {
+    let metadata = region.metadata();
+    let by_partition: HashMap<Partition, &Starting> =
+        streams.iter().map(|(stream, _)| ((stream.region_topic.clone(), stream.partition.1), *stream)).collect();
+    let mut ours = HashSet::new();
+    for (leader, partitions) in by_leader(&metadata, by_partition.keys()) {
+        let mut topics: HashMap<&Arc<str>, Vec<i32>> = HashMap::new();
+        for (topic, partition) in partitions {
+            topics.entry(topic).or_default().push(*partition);
+        }
+        let request = DescribeProducersRequest::default().with_topics(
+            topics
+                .into_iter()
+                .map(|(topic, partitions)| {
+                    TopicRequest::default().with_name(name(topic)).with_partition_indexes(partitions)
+                })
+                .collect(),
+        );
+        for topic in region.call(leader, &request).await?.topics {
+            let topic_name: Arc<str> = Arc::from(topic.name.as_str());
+            for partition in topic.partitions {
+                if let Some(stream) = by_partition.get(&(topic_name.clone(), partition.partition_index)) {
+                    if !matches!(
+                        partition.error_code,
+                        0 | error_code::NOT_LEADER_OR_FOLLOWER | error_code::UNKNOWN_TOPIC_OR_PARTITION
+                    ) {
+                        return Err(region.refused(
+                            format!("cannot list the producers of topic {}", stream.region_topic),
+                            partition.error_code,
+                        ));
+                    }
+                    if partition.active_producers.iter().any(|producer| producer.producer_id.0 == stream.producer_id) {
+                        ours.insert(stream.stream);
+                    }
+                }
+            }
+        }
+    }
+    Ok(ours)
+}
+
+async fn tell(events: &mpsc::Sender<Event>, outcomes: impl IntoIterator<Item = (usize, Started)>) {
+    // The region may be gone: then nobody is interested any more.
+    let _ = events.send(Event::Started(outcomes.into_iter().collect())).await;
+}

@@ -1,0 +1,321 @@
+//! The two feeds, capture and catch-up: which batch is next, known, or ahead, by offsets alone.
+
+use super::*;
+
+impl Stream {
+    /// A session has seen the local broker `node_id` acknowledge this batch. `verified` says that the session's connection was open when that broker
+    /// last told its leader epochs.
+    pub fn on_captured(&mut self, batch: Batch, node_id: i32, verified: bool, now: Instant) -> Taken {
+        self.source.end = self.source.end.max(batch.header.next_offset());
+        let base = batch.header.base_offset;
+        if base == self.position.source_offset && self.oldest.is_none_or(|(offset, _)| offset != base) {
+            self.oldest = Some((base, batch.header.base_timestamp));
+        }
+        if base < self.next_offset {
+            return Taken::Known;
+        }
+        if !matches!(self.phase, Phase::Sending { .. }) || self.unverified_epoch().is_some() {
+            return Taken::Refused;
+        }
+        if node_id != self.source.leader || !verified {
+            self.note_behind(now);
+            return Taken::Unverified;
+        }
+        if base == self.next_offset {
+            self.captured_next(now);
+            self.take_in(batch, false);
+            self.take_in_held();
+        } else if self.catching_up && !self.tailing {
+            // Far behind: what is ahead would only fill the budget.
+            return Taken::Refused;
+        } else {
+            self.held_bytes += batch.len();
+            if let Some(replaced) = self.held.insert(base, batch) {
+                self.held_bytes -= replaced.len();
+            }
+        }
+        self.note_behind(now);
+        Taken::Kept
+    }
+
+    /// A captured batch could not be offered to the stream: all that is taken from it is that the log has grown.
+    pub fn on_missed(&mut self, batch: &Batch, now: Instant) {
+        self.source.end = self.source.end.max(batch.header.next_offset());
+        if batch.header.base_offset == self.position.source_offset && self.oldest_missing_ms().is_none() {
+            self.oldest = Some((batch.header.base_offset, batch.header.base_timestamp));
+        }
+        self.note_behind(now);
+    }
+
+    /// The local log was read from `from` on, read_committed. `aborted` are the aborted transactions (producer id, first offset) that
+    /// the answer names.
+    pub fn on_fetched(
+        &mut self,
+        from: i64,
+        batches: impl Iterator<Item = Result<Batch, crate::wire::batch::BatchError>>,
+        mut aborted: Vec<(i64, i64)>,
+        high_watermark: i64,
+        now: Instant,
+    ) {
+        self.source.end = self.source.end.max(high_watermark);
+        let takes =
+            matches!(self.phase, Phase::Sending { .. } | Phase::Replaying(_)) && self.unverified_epoch().is_none();
+        let mut batches = batches.peekable();
+        if let Some(Ok(first)) = batches.peek()
+            && from == self.position.source_offset
+        {
+            self.oldest = Some((from, first.header.base_timestamp));
+        }
+        if self.suspicious_offset() == Some(from) {
+            if let Some(Ok(first)) = batches.peek() {
+                self.judge(Some(&first.header));
+            }
+            return;
+        }
+        if !takes || from > self.next_offset {
+            return;
+        }
+        let before = self.next_offset;
+        let mut seen = false;
+        for batch in batches {
+            seen = true;
+            let batch = match batch {
+                Ok(batch) => batch,
+                Err(error) => {
+                    return self.drain(After::Stall(format!(
+                        "at source offset {}: {error}; diffluent can't mirror it",
+                        self.next_offset
+                    )));
+                }
+            };
+            let header = &batch.header;
+            let in_aborted =
+                aborted.iter().any(|(id, first)| *id == header.producer_id && *first <= header.base_offset);
+            if header.is_control() {
+                // The first marker of a producer behind its aborted transaction's first offset is the one that aborts it.
+                if let Some(at) =
+                    aborted.iter().position(|(id, first)| *id == header.producer_id && *first <= header.base_offset)
+                {
+                    aborted.swap_remove(at);
+                }
+            }
+            if header.next_offset() <= self.next_offset {
+                continue;
+            }
+            let skip = header.is_control() || (header.is_transactional() && in_aborted);
+            if !skip && header.record_count > 0 && header.has_holes() {
+                return self.drain(After::Stall(format!(
+                    "the batch at source offset {} was compacted, so that a broker would refuse it; diffluent can't \
+                     mirror compacted batches with holes yet",
+                    header.base_offset
+                )));
+            }
+            self.take_in(batch, skip);
+            if !matches!(self.phase, Phase::Sending { .. } | Phase::Replaying(_)) {
+                return;
+            }
+        }
+        if self.next_offset > before {
+            self.captured_since = None;
+            self.blocked_at = None;
+        } else if !seen && from == self.next_offset {
+            self.blocked_at = Some(from);
+        }
+        self.take_in_held();
+        self.note_behind(now);
+    }
+
+    /// The batch is the log's next one (or the next behind offsets that the log no longer has).
+    pub(super) fn take_in(&mut self, batch: Batch, skip: bool) {
+        let next = batch.header.next_offset();
+        self.next_offset = next;
+        self.last_taken = Some(batch.header);
+        self.position_hint();
+        let skip = skip || batch.header.record_count == 0 || is_reserved(batch.header.producer_id);
+        if let Phase::Replaying(found) = self.phase {
+            self.replay(&batch, skip, found);
+        } else if skip {
+            self.pass(next);
+        } else {
+            self.ready_bytes += batch.len();
+            self.ready.push_back(Ready { batch, source_next: next });
+        }
+    }
+
+    /// Offsets up to `next` need no sending: they count as done together with what is before them.
+    pub(super) fn pass(&mut self, next: i64) {
+        if let Some(ready) = self.ready.back_mut() {
+            ready.source_next = next;
+        } else if let Some(in_flight) = self.in_flight.back_mut() {
+            in_flight.source_next = next;
+        } else {
+            self.position.source_offset = next;
+        }
+    }
+
+    pub(super) fn take_in_held(&mut self) {
+        while let Some((base, batch)) = self.held.pop_first() {
+            if base > self.next_offset {
+                self.held.insert(base, batch);
+                break;
+            }
+            self.held_bytes -= batch.len();
+            if base == self.next_offset {
+                self.take_in(batch, false);
+            }
+        }
+    }
+
+    /// Steps over a batch that the region has.
+    pub(super) fn replay(&mut self, batch: &Batch, skip: bool, found: Found) {
+        let next = batch.header.next_offset();
+        if skip {
+            // The position moves as a whole, at the end of the replay.
+            return;
+        }
+        let sequence_next = sequence_after(self.next_sequence, i64::from(batch.header.record_count));
+        let left = sequence_after(found.next_sequence, -i64::from(sequence_next));
+        if left == 0 {
+            let same = batch.header.compression() != found.fingerprint.1
+                || (batch.records_checksum(), batch.header.record_count) == (found.fingerprint.0, found.fingerprint.2);
+            if same {
+                self.position.source_offset = next;
+                self.position.sequence = sequence_next;
+                self.position.region_offset = found.region_offset;
+                self.position.region_leader_epoch = found.region_leader_epoch;
+                self.next_sequence = sequence_next;
+                self.phase = Phase::Sending { primed: false };
+                return;
+            }
+        }
+        // More than half of the sequence space left means that the batch reaches behind what was found.
+        if left == 0 || left > i32::MAX / 2 {
+            self.incident = Some(format!(
+                "the last batch of this stream in the region (before region offset {}) is not the source's batch before \
+                 offset {next}; a new incarnation begins at the last committed position, records since then may be in \
+                 the region twice",
+                found.region_offset
+            ));
+            let at = self.committed.map_or(self.position.source_offset, |committed| committed.source_offset);
+            self.begin_incarnation(at);
+            return;
+        }
+        self.next_sequence = sequence_next;
+    }
+
+    /// Captured batches keep coming without a gap: the stream need not read the log any more.
+    pub(super) fn captured_next(&mut self, now: Instant) {
+        let since = *self.captured_since.get_or_insert(now);
+        self.blocked_at = None;
+        if self.tailing && now.duration_since(since) >= self.proof {
+            self.tailing = false;
+            self.left_tail_at = Some(now);
+        }
+    }
+
+    /// The age of the oldest missing record is known no longer once the position moved.
+    pub(super) fn position_hint(&mut self) {
+        if self.oldest.is_some_and(|(offset, _)| offset < self.position.source_offset) {
+            self.oldest = None;
+        }
+    }
+
+    pub(super) fn note_behind(&mut self, now: Instant) {
+        if self.next_offset >= self.source.end {
+            self.behind_since = None;
+            self.catching_up = false;
+        } else if self.behind_since.is_none() {
+            self.behind_since = Some(now);
+        }
+    }
+
+    /// Time has passed.
+    pub fn on_tick(&mut self, now: Instant) {
+        let behind = self.behind_since.map(|since| now.duration_since(since)).unwrap_or_default();
+        if behind >= GAP_PATIENCE && !self.catching_up && !self.tailing {
+            // Capture missed something: the log is read, and the long-poll kept for a while.
+            self.catching_up = true;
+            self.tailing = true;
+            self.captured_since = None;
+            let recent = self.left_tail_at.is_some_and(|at| now.duration_since(at) < PROOF_MAX);
+            self.proof =
+                if recent { (self.proof * 2).clamp(Duration::from_secs(1), PROOF_MAX) } else { Duration::ZERO };
+        } else if behind >= GAP_PATIENCE {
+            self.catching_up = true;
+        }
+        if behind >= HELD_PATIENCE && !self.held.is_empty() {
+            self.held.clear();
+            self.held_bytes = 0;
+        }
+        match &self.phase {
+            Phase::Stalled { retry_at, .. } if now >= *retry_at => self.phase = Phase::Locating { at: now },
+            _ => {}
+        }
+    }
+
+    /// Whether [`Stream::on_tick`] has something to wait for.
+    pub fn needs_ticks(&self) -> bool {
+        (self.behind_since.is_some() && !(self.catching_up && self.held.is_empty()))
+            || matches!(self.phase, Phase::Stalled { .. } | Phase::Locating { .. })
+    }
+
+    /// What the stream wants to read from the local log.
+    pub fn wants_fetch(&self) -> Option<FetchWant> {
+        let offset = self.next_offset;
+        match self.phase {
+            Phase::Sending { .. } | Phase::Replaying(_) => {
+                if let Some(offset) = self.suspicious_offset() {
+                    return Some(FetchWant { offset, why: FetchWhy::CatchUp });
+                }
+                if self.unverified_epoch().is_some() || self.ready_bytes >= READY_BYTES_MAX {
+                    return None;
+                }
+                let replaying = matches!(self.phase, Phase::Replaying(_));
+                let behind = self.next_offset < self.source.end && self.blocked_at != Some(offset);
+                if behind && (self.catching_up || replaying) {
+                    return Some(FetchWant { offset, why: FetchWhy::CatchUp });
+                }
+                (self.tailing || self.blocked_at.is_some()).then_some(FetchWant { offset, why: FetchWhy::Tail })
+            }
+            Phase::Committing => None,
+            _ => self.wants_peek(),
+        }
+    }
+
+    /// What a stream that can't send wants to read: the first missing batch, for its age, if that is not known.
+    pub fn wants_peek(&self) -> Option<FetchWant> {
+        (self.lag_records() > 0 && self.oldest_missing_ms().is_none())
+            .then_some(FetchWant { offset: self.position.source_offset, why: FetchWhy::Peek })
+    }
+
+    /// The stream can't start, for a reason that a person must mend.
+    pub fn blocked(&mut self, reason: String) {
+        self.blocked = Some(reason);
+    }
+
+    /// Why the stream can't start.
+    pub fn blocked_by(&self) -> Option<&str> {
+        self.blocked.as_deref()
+    }
+
+    /// The local log no longer has the offset that is needed: it begins at `log_start`. Returns the lost offsets.
+    pub fn on_source_lost(&mut self, log_start: i64) -> Option<(i64, i64)> {
+        if let Some(offset) = self.suspicious_offset()
+            && log_start <= offset
+        {
+            // Not below the log's start, so it is behind its end.
+            self.judge(None);
+            return None;
+        }
+        if log_start <= self.next_offset {
+            // Retention took what would have told; what was taken stays taken.
+            if let Some(suspicion) = self.suspicion.take() {
+                self.position.source_leader_epoch = suspicion.leader_epoch;
+            }
+            return None;
+        }
+        let lost = (self.next_offset, log_start);
+        self.drain(After::Bump(log_start));
+        Some(lost)
+    }
+}

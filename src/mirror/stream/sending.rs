@@ -1,0 +1,223 @@
+//! Batches go out in order, answers come back and move the position; a failure drains the stream first.
+
+use super::*;
+
+impl Stream {
+    /// Whether [`Stream::next_batch`] would give one.
+    pub fn can_send(&self) -> bool {
+        !self.ready.is_empty()
+            && match self.phase {
+                Phase::Sending { primed } => primed || self.in_flight.is_empty(),
+                _ => false,
+            }
+    }
+
+    /// The next batch to send.
+    pub fn next_batch(&mut self) -> Option<Outgoing> {
+        if !self.can_send() {
+            return None;
+        }
+        let Phase::Sending { primed } = self.phase else { return None };
+        let Ready { batch, source_next } = self.ready.pop_front()?;
+        self.ready_bytes -= batch.len();
+        let header = &batch.header;
+        let identity = Identity {
+            producer_id: self.producer_id,
+            producer_epoch: self.position.producer_epoch,
+            base_sequence: self.next_sequence,
+        };
+        self.next_sequence = sequence_after(self.next_sequence, i64::from(header.record_count));
+        self.bytes_since_barrier += batch.len();
+        self.batches_since_barrier += 1;
+        let barrier = !primed
+            || self.ready.is_empty()
+            || self.bytes_since_barrier >= BARRIER_BYTES
+            || self.batches_since_barrier >= BARRIER_BATCHES;
+        if barrier {
+            self.bytes_since_barrier = 0;
+            self.batches_since_barrier = 0;
+        }
+        let token = self.next_token;
+        self.next_token += 1;
+        self.unanswered += 1;
+        self.in_flight.push_back(InFlight {
+            token,
+            source_next,
+            sequence_next: self.next_sequence,
+            bytes: batch.len(),
+            records: u64::try_from(header.record_count).unwrap_or(0),
+            base_timestamp: header.base_timestamp,
+            since: batch.since,
+            barrier,
+            answered: false,
+        });
+        Some(Outgoing { batch, identity, token, barrier })
+    }
+
+    /// The region's broker has answered for a batch: with the offset it gave, or with an error code. `leader_epoch` is the epoch under
+    /// which it was sent.
+    pub fn on_answer(
+        &mut self,
+        token: u64,
+        answer: Result<i64, i16>,
+        leader_epoch: i32,
+        now: Instant,
+    ) -> Option<Acknowledged> {
+        let at = self.in_flight.iter().position(|batch| batch.token == token && !batch.answered)?;
+        self.in_flight[at].answered = true;
+        self.unanswered -= 1;
+        let acknowledged = match answer {
+            Ok(base_offset) if matches!(self.phase, Phase::Sending { .. }) => {
+                self.phase = Phase::Sending { primed: true };
+                self.failures = 0;
+                self.in_flight[at].barrier.then(|| self.acknowledge(at, base_offset, leader_epoch))
+            }
+            // Late good news: the search will find it.
+            Ok(_) => None,
+            Err(code) => {
+                self.failed(code);
+                None
+            }
+        };
+        self.leave_draining(now);
+        acknowledged
+    }
+
+    pub(super) fn acknowledge(&mut self, at: usize, base_offset: i64, leader_epoch: i32) -> Acknowledged {
+        let mut done = Acknowledged::default();
+        for batch in self.in_flight.drain(..=at) {
+            done.records += batch.records;
+            done.bytes += batch.bytes as u64;
+            done.since.push(batch.since);
+            self.position.source_offset = batch.source_next;
+            self.position.sequence = batch.sequence_next;
+            self.position.region_offset = base_offset + i64::try_from(batch.records).unwrap_or(0);
+            self.position.region_leader_epoch = leader_epoch;
+        }
+        self.position_hint();
+        done
+    }
+
+    pub(super) fn failed(&mut self, code: i16) {
+        if let Phase::Draining(_) = self.phase {
+            return;
+        }
+        match error_code::produce_fault(code) {
+            ProduceFault::Refused(remedy) => {
+                let offset = self
+                    .in_flight
+                    .iter()
+                    .rev()
+                    .find(|batch| batch.answered)
+                    .map_or(self.position.source_offset, |batch| {
+                        batch.source_next - i64::try_from(batch.records).unwrap_or(0)
+                    });
+                self.drain(After::Stall(format!(
+                    "the region refuses the batch at source offset {offset}: {}; {remedy}",
+                    error_code::describe(code)
+                )));
+            }
+            ProduceFault::Fenced => self.drain(After::Stall(
+                "a newer incarnation of this stream has written to the region: another diffluent mirrors this \
+                 partition; stop one of the two"
+                    .to_string(),
+            )),
+            ProduceFault::Moved | ProduceFault::Unknown => self.drain(After::Locate),
+        }
+    }
+
+    /// The connection to the region's broker is gone: what is unanswered may be there or not.
+    pub fn on_link_lost(&mut self, now: Instant) {
+        if self.unanswered == 0 {
+            // Nothing is unknown, but the next broker may have no state.
+            if let Phase::Sending { .. } = self.phase
+                && self.in_flight.is_empty()
+            {
+                self.phase = Phase::Sending { primed: false };
+                return;
+            }
+        }
+        self.unanswered = 0;
+        match self.phase {
+            Phase::Sending { .. } => self.drain(After::Locate),
+            Phase::Draining(_) => {}
+            _ => return,
+        }
+        self.leave_draining(now);
+    }
+
+    /// The region can't be reached: captured batches are given up, so that a dead region holds no memory.
+    pub fn on_unreachable(&mut self) {
+        // In any other phase nothing waits; and a replay must go on where it is.
+        if !matches!(self.phase, Phase::Sending { .. }) {
+            return;
+        }
+        if let Some(ready) = self.ready.front()
+            && self.in_flight.is_empty()
+        {
+            self.oldest = Some((self.position.source_offset, ready.batch.header.base_timestamp));
+        }
+        self.forget_waiting();
+        self.next_offset = self.in_flight.back().map_or(self.position.source_offset, |batch| batch.source_next);
+    }
+
+    pub(super) fn drain(&mut self, after: After) {
+        self.phase = Phase::Draining(after);
+    }
+
+    /// Once nothing is unanswered, what follows a failure begins.
+    pub fn leave_draining(&mut self, now: Instant) {
+        if self.unanswered > 0 {
+            return;
+        }
+        let Phase::Draining(after) = &self.phase else { return };
+        let after = after.clone();
+        if let Some(front) = self.in_flight.front() {
+            self.oldest = Some((self.position.source_offset, front.base_timestamp));
+        }
+        self.rewind();
+        match after {
+            After::Locate => {
+                let wait = LOCATE_RETRY * (1 << self.failures.min(6));
+                let wait = if self.failures == 0 { Duration::ZERO } else { wait };
+                self.failures += 1;
+                self.phase = Phase::Locating { at: now + wait };
+            }
+            After::Bump(offset) => self.begin_incarnation(offset),
+            After::Stall(reason) => self.stall(reason, now),
+        }
+    }
+
+    pub(super) fn rewind(&mut self) {
+        self.suspicion = None;
+        self.forget_waiting();
+        self.in_flight.clear();
+        self.bytes_since_barrier = 0;
+        self.batches_since_barrier = 0;
+        self.next_offset = self.position.source_offset;
+        self.next_sequence = self.position.sequence;
+        self.blocked_at = None;
+    }
+
+    pub(super) fn forget_waiting(&mut self) {
+        self.ready.clear();
+        self.held.clear();
+        self.ready_bytes = 0;
+        self.held_bytes = 0;
+    }
+
+    pub(super) fn begin_incarnation(&mut self, source_offset: i64) {
+        self.rewind();
+        self.position.source_offset = source_offset;
+        self.position.producer_epoch = self.position.producer_epoch.saturating_add(1);
+        self.position.sequence = 0;
+        self.next_offset = source_offset;
+        self.next_sequence = 0;
+        self.phase = Phase::Committing;
+    }
+
+    /// Stalls a stream that has nothing under way.
+    pub fn stall(&mut self, reason: String, now: Instant) {
+        self.phase = Phase::Stalled { reason, retry_at: now + STALL_RETRY };
+    }
+}

@@ -1,0 +1,331 @@
+//! The stream against a model of the source's log and of a region's broker, under faults drawn by a seed.
+//!
+//! Replay one seed with `DIFFLUENT_SEED=<seed> cargo test --lib mirror::stream`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::{FetchWhy, Found, Outgoing, Phase, SourceView, Stream};
+use crate::mirror::batch::tests::{CLIENT, bytes_of};
+use crate::mirror::batch::{Batch, Feed, fetched};
+use crate::mirror::progress::Position;
+use crate::wire::batch::{Identity, sequence_after};
+
+const SEEDS: u64 = 3_000;
+const STEPS: usize = 400;
+const OURS: i64 = 1 << 62 | 5;
+const CONTROL: i16 = 1 << 5 | 1 << 4;
+
+/// xorshift64*: small, and the same for ever.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Appended {
+    epoch: i16,
+    sequence: i32,
+    count: i32,
+    records: Vec<u8>,
+}
+
+/// A region's broker: its log, its high watermark, and Kafka's checks of sequences (see FIELD.md, and `ProducerAppendInfo` in Kafka).
+#[derive(Default)]
+struct Broker {
+    log: Vec<Appended>,
+    high_watermark: usize,
+}
+
+impl Broker {
+    fn offset(&self, index: usize) -> i64 {
+        self.log[..index].iter().map(|batch| i64::from(batch.count)).sum()
+    }
+
+    fn append(&mut self, outgoing: &Outgoing) -> Result<i64, i16> {
+        let header = &outgoing.batch.header;
+        let (epoch, sequence) = (outgoing.identity.producer_epoch, outgoing.identity.base_sequence);
+        let recent = self.log.len().saturating_sub(5);
+        let duplicate = (recent..self.log.len()).find(|index| {
+            let batch = &self.log[*index];
+            (batch.epoch, batch.sequence, batch.count) == (epoch, sequence, header.record_count)
+        });
+        if let Some(index) = duplicate {
+            // Kafka waits for the in-sync replicas with a duplicate as with any other batch.
+            if outgoing.barrier {
+                self.high_watermark = self.high_watermark.max(index + 1);
+            }
+            return Ok(self.offset(index));
+        }
+        if let Some(last) = self.log.last() {
+            if epoch < last.epoch {
+                return Err(47);
+            }
+            let expected = if epoch > last.epoch { 0 } else { sequence_after(last.sequence, i64::from(last.count)) };
+            if sequence != expected {
+                return Err(45);
+            }
+        }
+        let records = outgoing.batch.records.concat();
+        self.log.push(Appended { epoch, sequence, count: header.record_count, records });
+        if outgoing.barrier {
+            self.high_watermark = self.log.len();
+        }
+        Ok(self.offset(self.log.len() - 1))
+    }
+
+    fn scan(&self, position: &Position) -> Option<Found> {
+        let mut expected = position.sequence;
+        let mut found = None;
+        for index in 0..self.high_watermark {
+            let batch = &self.log[index];
+            let offset = self.offset(index);
+            if offset < position.region_offset || batch.epoch != position.producer_epoch {
+                continue;
+            }
+            assert_eq!(batch.sequence, expected, "a gap in the region's log");
+            expected = sequence_after(batch.sequence, i64::from(batch.count));
+            found = Some(Found {
+                next_sequence: expected,
+                region_offset: offset + i64::from(batch.count),
+                region_leader_epoch: 0,
+                fingerprint: (crc32c::crc32c(&batch.records), 0, batch.count),
+            });
+        }
+        found
+    }
+}
+
+struct World {
+    dice: Dice,
+    now: Instant,
+    /// The source's batches, and where the log ends.
+    source: Vec<Bytes>,
+    end: i64,
+    /// Where each of the source's leader epochs began.
+    epochs: Vec<i64>,
+    /// Captured batches that have not reached the stream yet.
+    captured: Vec<Bytes>,
+    stream: Stream,
+    broker: Broker,
+    link: VecDeque<Outgoing>,
+    answers: VecDeque<(u64, Result<i64, i16>)>,
+    /// Requests of a lost connection that may still arrive.
+    late: VecDeque<Outgoing>,
+    committed: Position,
+}
+
+fn new_stream(position: Position, now: Instant, never_wrote: bool) -> Stream {
+    let mut stream = Stream::new(Arc::from("orders"), 0, Arc::from("orders"), OURS);
+    stream.start(position, never_wrote, now);
+    stream
+}
+
+fn read(bytes: &Bytes, feed: Feed, now: Instant) -> Batch {
+    Batch::new(SmallVec::from_iter([bytes.clone()]), feed, now).expect("a batch of the model")
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let now = Instant::now();
+        let committed = Position {
+            source_offset: 0,
+            source_leader_epoch: 0,
+            producer_epoch: 0,
+            // Close to the end of the sequence space, so that it wraps.
+            sequence: if seed.is_multiple_of(3) { i32::MAX - 20 } else { 0 },
+            region_offset: 0,
+            region_leader_epoch: 0,
+            topic_id: uuid::Uuid::nil(),
+        };
+        Self {
+            dice: Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
+            now,
+            source: Vec::new(),
+            end: 0,
+            epochs: vec![0],
+            captured: Vec::new(),
+            stream: new_stream(committed, now, true),
+            broker: Broker::default(),
+            link: VecDeque::new(),
+            answers: VecDeque::new(),
+            late: VecDeque::new(),
+            committed,
+        }
+    }
+
+    fn append_to_source(&mut self) {
+        let count = 1 + self.dice.below(4) as i32;
+        let fill = 10 + self.dice.below(40) as usize;
+        let bytes = match self.dice.below(12) {
+            0 => bytes_of(self.end, 1, 10, CONTROL, CLIENT),
+            1 => bytes_of(self.end, count, fill, 0, Identity { producer_id: 1 << 62 | 77, ..CLIENT }),
+            _ => bytes_of(self.end, count, fill, 0, CLIENT),
+        };
+        let batch = read(&bytes, Feed::Capture, self.now);
+        self.end = batch.header.next_offset();
+        self.source.push(bytes.clone());
+        if !batch.header.is_control() && !self.dice.one_in(5) {
+            self.captured.push(bytes);
+        }
+    }
+
+    fn lose_link(&mut self) {
+        self.answers.clear();
+        self.late.extend(self.link.drain(..));
+        self.stream.on_link_lost(self.now);
+        if self.dice.one_in(2) {
+            self.stream.on_unreachable();
+            self.stream.on_link_up(self.now);
+        }
+    }
+
+    fn step(&mut self, faults: bool) {
+        match self.dice.below(if faults { 17 } else { 11 }) {
+            0 | 1 if !self.captured.is_empty() => {
+                // Sessions overtake each other: any of the first two goes.
+                let at = self.dice.below(self.captured.len().min(2) as u64) as usize;
+                let bytes = self.captured.remove(at);
+                self.stream.on_captured(read(&bytes, Feed::Capture, self.now), 1, true, self.now);
+            }
+            2 => {
+                let view = SourceView { leader: 1, leader_epoch: self.epochs.len() as i32 - 1, end: self.end };
+                self.stream.on_source(view, self.now);
+                if let Some(epoch) = self.stream.wants_epoch_check() {
+                    self.stream.on_epoch_end(epoch, self.epochs[epoch as usize + 1]);
+                }
+            }
+            3 => self.fetch(),
+            4 | 5 => {
+                if let Some(outgoing) = self.stream.next_batch() {
+                    self.link.push_back(outgoing);
+                }
+            }
+            6 | 7 => {
+                if let Some(outgoing) = self.link.pop_front() {
+                    let answer = self.broker.append(&outgoing);
+                    self.answers.push_back((outgoing.token, answer));
+                }
+            }
+            8 => {
+                if let Some((token, answer)) = self.answers.pop_front() {
+                    self.stream.on_answer(token, answer, 0, self.now);
+                }
+            }
+            9 => {
+                self.now += Duration::from_millis(self.dice.below(40));
+                self.stream.on_tick(self.now);
+                if self.stream.wants_scan(self.now) {
+                    self.stream.on_scanned(self.broker.scan(&self.stream.position()));
+                }
+            }
+            10 => {
+                // What was written without a barrier is replicated sooner or later.
+                self.broker.high_watermark = self.broker.log.len();
+                if let Some(position) = self.stream.uncommitted() {
+                    self.committed = position;
+                    self.stream.on_committed(position);
+                }
+            }
+            // The source's leader loses the partition and gets it back: clients notice nothing, and no record is lost.
+            11 if self.dice.one_in(6) => self.epochs.push(self.end),
+            11 | 12 => self.append_to_source(),
+            13 if self.dice.one_in(4) => self.lose_link(),
+            14 => {
+                if let Some(late) = self.late.pop_front() {
+                    // Nobody hears the answer.
+                    let _ = self.broker.append(&late);
+                }
+            }
+            15 if self.dice.one_in(8) => {
+                // SIGKILL: only what was committed is known afterwards.
+                self.answers.clear();
+                self.late.extend(self.link.drain(..));
+                self.captured.clear();
+                self.stream = new_stream(self.committed, self.now, false);
+            }
+            16 if self.dice.one_in(8) => {
+                // Another broker takes over: what was not replicated is gone.
+                self.lose_link();
+                self.late.clear();
+                let log = self.broker.log.len() as u64;
+                let kept = self.broker.high_watermark as u64;
+                self.broker.log.truncate((kept + self.dice.below(log - kept + 1)) as usize);
+                self.broker.high_watermark = self.broker.log.len();
+            }
+            _ => {}
+        }
+        assert_eq!(self.stream.incident, None);
+        assert_eq!(self.stream.take_diverged_records(), None, "the source has lost nothing");
+    }
+
+    fn fetch(&mut self) {
+        let Some(want) = self.stream.wants_fetch() else { return };
+        let batches = 1 + self.dice.below(5) as usize;
+        let from = self
+            .source
+            .iter()
+            .position(|bytes| read(bytes, Feed::CatchUp, self.now).header.next_offset() > want.offset)
+            .unwrap_or(self.source.len());
+        let take = if want.why == FetchWhy::Peek { 1 } else { batches };
+        let records: Vec<u8> = self.source[from..].iter().take(take).flat_map(|bytes| bytes.to_vec()).collect();
+        self.stream.on_fetched(want.offset, fetched(Bytes::from(records), self.now), Vec::new(), self.end, self.now);
+    }
+
+    /// What the region must hold, record by record.
+    fn expected(&self) -> Vec<Vec<u8>> {
+        self.source
+            .iter()
+            .map(|bytes| read(bytes, Feed::CatchUp, self.now))
+            .filter(|batch| !batch.header.is_control() && batch.header.producer_id == -1)
+            .map(|batch| batch.records.concat())
+            .collect()
+    }
+
+    fn run(&mut self) {
+        for _ in 0..STEPS {
+            self.step(true);
+        }
+        for _ in 0..20_000 {
+            self.step(false);
+            if self.stream.position().source_offset == self.end && self.captured.is_empty() {
+                break;
+            }
+        }
+        let held: Vec<Vec<u8>> = self.broker.log.iter().map(|batch| batch.records.clone()).collect();
+        let at = self.stream.position();
+        let row: Vec<_> = self.broker.log.iter().map(|batch| (batch.epoch, batch.sequence, batch.count)).collect();
+        assert_eq!(at.source_offset, self.end, "it stands still in {:?} at {at:?}, with {row:?}", self.stream.phase());
+        assert_eq!(held, self.expected());
+        assert!(matches!(self.stream.phase(), Phase::Sending { .. }), "{:?}", self.stream.phase());
+    }
+}
+
+#[test]
+fn under_any_mix_of_faults_the_region_gets_every_record_once_and_in_order() {
+    let seeds = match std::env::var("DIFFLUENT_SEED") {
+        Ok(seed) => {
+            let seed = seed.parse().expect("DIFFLUENT_SEED is a number");
+            seed..seed + 1
+        }
+        Err(_) => 0..SEEDS,
+    };
+    for seed in seeds {
+        let result = std::panic::catch_unwind(|| World::new(seed).run());
+        assert!(result.is_ok(), "DIFFLUENT_SEED={seed} cargo test --lib mirror::stream");
+    }
+}

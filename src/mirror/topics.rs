@@ -1,0 +1,150 @@
+//! Topics in a region: made with the source's partition count where they are missing, grown where they are smaller. Never shrunk, never
+//! deleted, and nothing else of them is touched; the replication factor is the region's default.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::{CreatePartitionsRequest, CreateTopicsRequest};
+
+use super::offsets::name;
+use crate::client::ClientError;
+use crate::client::cluster::{Cluster, Metadata};
+use crate::client::error_code;
+
+const TIMEOUT_MS: i32 = 30_000;
+/// A new topic's leaders are known to all brokers within this time, usually within milliseconds.
+const LEADERS_KNOWN_WITHIN: Duration = Duration::from_secs(10);
+
+/// Makes sure that each topic (by its name in the region) has at least so many partitions, with leaders.
+///
+/// Returns the topics for which that can't be had, with the reason and what to do.
+///
+/// # Errors
+/// Those of the calls: the region can't be reached.
+pub async fn ensure(
+    region: &Cluster,
+    wanted: &HashMap<Arc<str>, i32>,
+) -> Result<HashMap<Arc<str>, String>, ClientError> {
+    let mut refused = HashMap::new();
+    let metadata = region.refresh().await?;
+    let missing: Vec<(&Arc<str>, i32)> = wanted
+        .iter()
+        .filter(|(topic, _)| !metadata.topics.contains_key(*topic))
+        .map(|(topic, partitions)| (topic, *partitions))
+        .collect();
+    let small: Vec<(&Arc<str>, i32)> = wanted
+        .iter()
+        .filter(|(topic, partitions)| {
+            metadata.topics.get(*topic).is_some_and(|known| known.partitions.len() < **partitions as usize)
+        })
+        .map(|(topic, partitions)| (topic, *partitions))
+        .collect();
+    if missing.is_empty() && small.is_empty() {
+        return Ok(refused);
+    }
+    if !missing.is_empty() {
+        create(region, &missing, &mut refused).await?;
+    }
+    if !small.is_empty() {
+        grow(region, &small, &mut refused).await?;
+    }
+    let deadline = Instant::now() + LEADERS_KNOWN_WITHIN;
+    loop {
+        let metadata = region.refresh().await?;
+        let waiting: Vec<&Arc<str>> = wanted
+            .iter()
+            .filter(|(topic, partitions)| !refused.contains_key(*topic) && !has_leaders(&metadata, topic, **partitions))
+            .map(|(topic, _)| topic)
+            .collect();
+        if waiting.is_empty() {
+            return Ok(refused);
+        }
+        if Instant::now() >= deadline {
+            for topic in waiting {
+                let why = format!("the partitions of topic {topic} in the region have no leader yet");
+                refused.insert(topic.clone(), why);
+            }
+            return Ok(refused);
+        }
+    }
+}
+
+fn has_leaders(metadata: &Metadata, topic: &str, partitions: i32) -> bool {
+    (0..partitions).all(|partition| metadata.leader(topic, partition).is_some())
+}
+
+async fn create(
+    region: &Cluster,
+    missing: &[(&Arc<str>, i32)],
+    refused: &mut HashMap<Arc<str>, String>,
+) -> Result<(), ClientError> {
+    let topics = missing
+        .iter()
+        .map(|(topic, partitions)| {
+            CreatableTopic::default()
+                .with_name(name(topic))
+                .with_num_partitions(*partitions)
+                .with_replication_factor(-1)
+        })
+        .collect();
+    let request = CreateTopicsRequest::default().with_topics(topics).with_timeout_ms(TIMEOUT_MS);
+    for result in region.call_any(&request).await?.topics {
+        let topic: Arc<str> = Arc::from(result.name.as_str());
+        match result.error_code {
+            0 => tracing::info!(region = %region.name(), %topic, "created the topic in the region"),
+            error_code::TOPIC_ALREADY_EXISTS => {}
+            code => {
+                let partitions =
+                    missing.iter().find(|(name, _)| **name == topic).map_or(1, |(_, partitions)| *partitions);
+                let why = format!(
+                    "topic {topic} can't be created in the region: {}{}; allow it, or create the topic yourself: \
+                     kafka-topics --create --topic {topic} --partitions {partitions}",
+                    error_code::describe(code),
+                    detail(result.error_message.as_deref()),
+                );
+                refused.insert(topic, why);
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn grow(
+    region: &Cluster,
+    small: &[(&Arc<str>, i32)],
+    refused: &mut HashMap<Arc<str>, String>,
+) -> Result<(), ClientError> {
+    let topics = small
+        .iter()
+        .map(|(topic, partitions)| {
+            CreatePartitionsTopic::default().with_name(name(topic)).with_count(*partitions).with_assignments(None)
+        })
+        .collect();
+    let request = CreatePartitionsRequest::default().with_topics(topics).with_timeout_ms(TIMEOUT_MS);
+    for result in region.call_any(&request).await?.results {
+        let topic: Arc<str> = Arc::from(result.name.as_str());
+        let partitions = small.iter().find(|(name, _)| **name == topic).map_or(1, |(_, partitions)| *partitions);
+        match result.error_code {
+            0 => {
+                tracing::info!(region = %region.name(), %topic, partitions, "added partitions to the topic in the region")
+            }
+            code => {
+                let why = format!(
+                    "topic {topic} has fewer partitions in the region, and none can be added: {}{}; allow it, or add them \
+                     yourself: kafka-topics --alter --topic {topic} --partitions {partitions}",
+                    error_code::describe(code),
+                    detail(result.error_message.as_deref()),
+                );
+                refused.insert(topic, why);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn detail(message: Option<&str>) -> String {
+    message.map(|message| format!(" ({})", message.chars().take(200).collect::<String>())).unwrap_or_default()
+}

@@ -1,0 +1,327 @@
+//! The ports that clients connect to: one for bootstrap, one per broker.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{debug, error, info, warn};
+
+use super::brokers::Brokers;
+use super::buffers::BufferPool;
+use super::metrics::SessionMetrics;
+use super::relay::{Shared, relay, stopped};
+use crate::capture::Capture;
+use crate::net::{Bound, DialError, Listener, Stream, dial, listen};
+
+/// On shutdown, sessions have this long to get the answers that are under way, unless [`Front::drain_within`] says otherwise.
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+
+/// When the system has no room for another connection (file descriptors, memory), accepting pauses for this long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How the front is set up.
+#[derive(Clone, Debug)]
+pub struct FrontConfig {
+    /// `host:port` of the bootstrap port. The ports of brokers are bound at the same host.
+    pub listen: String,
+    /// The host that clients are told for every broker.
+    pub advertise: String,
+    /// Where the ports of brokers are taken from. `0..=0`: the system chooses (for tests).
+    pub broker_ports: RangeInclusive<u16>,
+    /// The longest request frame taken, in bytes.
+    pub frame_bytes_max: usize,
+    /// `host:port` of brokers of the local cluster to begin with.
+    pub bootstrap_servers: Vec<String>,
+    /// How long a connection to a local broker may take to come about, all of its addresses together.
+    pub dial_timeout: Duration,
+}
+
+/// Why there is no front.
+#[derive(Debug, Error)]
+pub enum FrontError {
+    /// `listen` is no address.
+    #[error("listen address {listen:?}: {source}")]
+    Listen {
+        /// What was configured.
+        listen: String,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// The bootstrap port can't be bound.
+    #[error("port {address} can't be bound: {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A bootstrap server is not `host:port`.
+    #[error("bootstrap server {0:?} is not host:port")]
+    BootstrapServer(String),
+    /// A bound port can't be accepted from.
+    #[error("can't accept: {0}")]
+    Accept(#[source] io::Error),
+}
+
+/// All client ports, bound. Clients that connect wait until [`Front::serve`] runs.
+#[derive(Debug)]
+pub struct Front {
+    bootstrap: Bound,
+    drain_within: Duration,
+    context: Arc<Context>,
+}
+
+#[derive(Debug)]
+struct Context {
+    shared: Shared,
+    bootstrap_servers: Vec<(String, u16)>,
+    dial_timeout: Duration,
+    rotation: AtomicUsize,
+}
+
+/// Who a port stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    Any,
+    Node(i32),
+}
+
+impl Front {
+    /// Binds a port for each of the brokers that are `known` (node id, host, port), and then the bootstrap port, so that a client that
+    /// comes back to a broker's port after a restart is served.
+    ///
+    /// # Errors
+    /// See [`FrontError`]. A broker's port that can't be bound is no error: it is logged, and the broker stands behind the bootstrap port.
+    pub fn bind(
+        config: FrontConfig,
+        mut known: Vec<(i32, String, u16)>,
+        capture: Arc<Capture>,
+        metrics: Arc<SessionMetrics>,
+    ) -> Result<Self, FrontError> {
+        let listen = listen::resolve(&config.listen)
+            .map_err(|source| FrontError::Listen { listen: config.listen.clone(), source })?;
+        let mut bootstrap_servers = Vec::new();
+        for server in &config.bootstrap_servers {
+            bootstrap_servers.push(host_and_port(server).ok_or_else(|| FrontError::BootstrapServer(server.clone()))?);
+        }
+        let brokers = Arc::new(Brokers::new(&config.advertise, listen.ip(), config.broker_ports));
+        known.sort();
+        for (node_id, host, port) in known {
+            brokers.learn(node_id, &host, port);
+        }
+        let bootstrap = Bound::bind(listen).map_err(|source| FrontError::Bind { address: listen, source })?;
+        brokers.set_bootstrap_port(bootstrap.address().port());
+        let shared = Shared {
+            brokers,
+            capture,
+            metrics,
+            buffers: Arc::new(BufferPool::default()),
+            frame_bytes_max: config.frame_bytes_max,
+        };
+        let context =
+            Context { shared, bootstrap_servers, dial_timeout: config.dial_timeout, rotation: AtomicUsize::new(0) };
+        Ok(Self { bootstrap, drain_within: DRAIN_WITHIN, context: Arc::new(context) })
+    }
+
+    /// How long a shutdown waits for the answers that are under way; five seconds when not set.
+    #[must_use]
+    pub fn drain_within(mut self, time: Duration) -> Self {
+        self.drain_within = time;
+        self
+    }
+
+    /// The bootstrap port.
+    pub fn bootstrap_addr(&self) -> SocketAddr {
+        self.bootstrap.address()
+    }
+
+    /// The routing table, with the ports of brokers.
+    pub fn brokers(&self) -> Arc<Brokers> {
+        Arc::clone(&self.context.shared.brokers)
+    }
+
+    /// Serves clients until `shutdown` is true (or its sender is gone), then lets sessions finish what is under way, and returns when all have ended,
+    /// after the time that [`Front::drain_within`] sets at most.
+    ///
+    /// # Errors
+    /// Only at the start, when the runtime can't watch the ports.
+    pub async fn serve(self, shutdown: watch::Receiver<bool>) -> Result<(), FrontError> {
+        let Self { bootstrap, drain_within, context } = self;
+        let brokers = Arc::clone(&context.shared.brokers);
+        let mut ports = JoinSet::new();
+        let start = |ports: &mut JoinSet<()>, bound: Bound, target: Target| {
+            let listener = bound.listen()?;
+            ports.spawn(accept(Arc::clone(&context), listener, target, drain_within, shutdown.clone()));
+            Ok::<_, io::Error>(())
+        };
+        for (node_id, bound) in brokers.take_bound() {
+            start(&mut ports, bound, Target::Node(node_id)).map_err(FrontError::Accept)?;
+        }
+        let address = bootstrap.address();
+        start(&mut ports, bootstrap, Target::Any).map_err(FrontError::Accept)?;
+        info!(%address, brokers = brokers.routes().len(), "clients are served");
+        let mut stop = shutdown.clone();
+        loop {
+            tokio::select! {
+                () = brokers.arrived.notified() => {
+                    for (node_id, bound) in brokers.take_bound() {
+                        if let Err(error) = start(&mut ports, bound, Target::Node(node_id)) {
+                            error!(node_id, %error, "this broker's port is bound but can't be served; restart");
+                        }
+                    }
+                }
+                () = stopped(&mut stop) => break,
+            }
+        }
+        while let Some(ended) = ports.join_next().await {
+            log_panic(ended);
+        }
+        Ok(())
+    }
+}
+
+fn log_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        error!(%error, "a task has panicked; please report this");
+    }
+}
+
+/// `host:port`, also `[v6]:port`.
+fn host_and_port(address: &str) -> Option<(String, u16)> {
+    let (host, port) = address.trim().rsplit_once(':')?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    (!host.is_empty()).then(|| (host.to_owned(), port))
+}
+
+/// Accepts on one port, owns its sessions, and returns when all have ended.
+async fn accept(
+    context: Arc<Context>,
+    listener: Listener,
+    target: Target,
+    drain_within: Duration,
+    shutdown: watch::Receiver<bool>,
+) {
+    let mut stop = shutdown.clone();
+    let mut sessions = JoinSet::new();
+    let mut refused = false;
+    loop {
+        tokio::select! {
+            () = stopped(&mut stop) => break,
+            Some(ended) = sessions.join_next(), if !sessions.is_empty() => log_panic(ended),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    refused = false;
+                    sessions.spawn(serve(Arc::clone(&context), stream, peer, target, shutdown.clone()));
+                }
+                // A client that went away while it waited.
+                Err(error) if super::is_expected_io_error(&error) => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut refused, true) {
+                        warn!(address = %listener.address(), %error, "connections can't be accepted; trying on");
+                    }
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    let deadline = Instant::now() + drain_within;
+    while let Ok(Some(ended)) = timeout_at(deadline, sessions.join_next()).await {
+        log_panic(ended);
+    }
+    if !sessions.is_empty() {
+        debug!(sessions = sessions.len(), "sessions are cut off");
+        sessions.shutdown().await;
+    }
+}
+
+/// Counts a connection until it ends, however it ends.
+struct Counted<'a> {
+    metrics: &'a SessionMetrics,
+    reason: &'static str,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.metrics.ended(self.reason);
+    }
+}
+
+/// One client connection from accept to end. The one place where its failure is logged.
+async fn serve(
+    context: Arc<Context>,
+    client: Stream,
+    peer: SocketAddr,
+    target: Target,
+    shutdown: watch::Receiver<bool>,
+) {
+    let metrics = Arc::clone(&context.shared.metrics);
+    metrics.opened();
+    let mut counted = Counted { metrics: &metrics, reason: "aborted" };
+    let (broker, node_id) = match context.dial(target).await {
+        Ok(dialed) => dialed,
+        Err(error) => {
+            counted.reason = "dial_failed";
+            debug!(%peer, %error, "client connection closed: the local broker can't be reached");
+            return;
+        }
+    };
+    match relay(&context.shared, client, broker, node_id, shutdown).await {
+        Ok(ending) => {
+            counted.reason = ending.reason();
+            debug!(%peer, node_id, reason = counted.reason, "client connection ended");
+        }
+        Err(error) => {
+            counted.reason = error.reason();
+            if error.is_expected() {
+                debug!(%peer, node_id, reason = counted.reason, %error, "client connection closed");
+            } else {
+                error!(%peer, node_id, reason = counted.reason, %error, "client connection closed");
+            }
+        }
+    }
+}
+
+impl Context {
+    /// Connects to the broker that a port stands for; for the bootstrap port to any that answers, beginning with another one each time.
+    async fn dial(&self, target: Target) -> Result<(Stream, i32), DialError> {
+        let brokers = &self.shared.brokers;
+        if let Target::Node(node_id) = target
+            && let Some(route) = brokers.route(node_id)
+        {
+            let stream = dial(&route.host, route.port, self.dial_timeout).await?;
+            return Ok((stream, node_id));
+        }
+        let mut candidates = self.bootstrap_servers.clone();
+        let configured = candidates.len();
+        let turn = self.rotation.fetch_add(1, Ordering::Relaxed);
+        candidates.rotate_left(turn.checked_rem(configured).unwrap_or(0));
+        for route in brokers.routes() {
+            if !candidates.iter().any(|(host, port)| **host == *route.host && *port == route.port) {
+                candidates.push((route.host.to_string(), route.port));
+            }
+        }
+        let mut last = None;
+        for (host, port) in candidates {
+            match dial(&host, port, self.dial_timeout).await {
+                Ok(stream) => return Ok((stream, brokers.node_at(&host, port).unwrap_or(-1))),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| DialError::Resolve {
+            host: String::new(),
+            port: 0,
+            source: io::Error::new(io::ErrorKind::NotFound, "no bootstrap server is configured"),
+        }))
+    }
+}

@@ -1,0 +1,112 @@
+//! The requests of one connection that wait for their answers, in order.
+//!
+//! # When full
+//! The client is not read any more until an answer has gone out. Nothing is refused.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::capture::{Segments, TopicRef};
+use crate::wire::header::RequestHeader;
+
+/// Requests of one connection on their way. Clients have 5 to some hundred; a broker takes them one at a time.
+pub(super) const IN_FLIGHT_MAX: usize = 1024;
+
+/// A record batch that was forwarded and waits for its offset.
+#[derive(Debug)]
+pub(super) struct PendingBatch {
+    pub topic: TopicRef,
+    pub partition: i32,
+    pub bytes: usize,
+    pub segments: Segments,
+}
+
+/// What the next answer is an answer to.
+#[derive(Debug)]
+pub(super) enum Expected {
+    /// A request. `version` is the one that the answer is written in.
+    Request { header: RequestHeader, batches: Vec<PendingBatch> },
+    /// A raw SASL token; its answer has no header.
+    Token,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    expected: VecDeque<Expected>,
+    popped: u64,
+}
+
+/// The queue, shared by the two directions of one session. Both run in one task, so the lock is never contended.
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    queue: Mutex<Queue>,
+    /// Wakes the requests' side, which waits for room.
+    pub wake: Notify,
+    /// Wakes the answers' side, which has to look whether all is answered.
+    pub drain_asked: Notify,
+    draining: AtomicBool,
+}
+
+impl InFlight {
+    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a request that is about to be forwarded; returns its number.
+    pub fn push(&self, expected: Expected) -> u64 {
+        let mut queue = self.queue();
+        queue.expected.push_back(expected);
+        queue.popped + queue.expected.len() as u64 - 1
+    }
+
+    /// Gives a request its batches. They are lost when it has been answered already, which is allowed.
+    pub fn attach(&self, number: u64, kept: Vec<PendingBatch>) {
+        let mut queue = self.queue();
+        let index = number.checked_sub(queue.popped).and_then(|index| usize::try_from(index).ok());
+        if let Some(Expected::Request { batches, .. }) = index.and_then(|index| queue.expected.get_mut(index)) {
+            *batches = kept;
+        }
+    }
+
+    /// The oldest request.
+    pub fn pop(&self) -> Option<Expected> {
+        let mut queue = self.queue();
+        let was_full = queue.expected.len() >= IN_FLIGHT_MAX;
+        let expected = queue.expected.pop_front();
+        queue.popped += u64::from(expected.is_some());
+        drop(queue);
+        if was_full {
+            self.wake.notify_one();
+        }
+        expected
+    }
+
+    /// Whether the next answer is one to a raw token.
+    pub fn next_is_token(&self) -> bool {
+        matches!(self.queue().expected.front(), Some(Expected::Token))
+    }
+
+    /// Whether there is no room.
+    pub fn is_full(&self) -> bool {
+        self.queue().expected.len() >= IN_FLIGHT_MAX
+    }
+
+    /// Whether all is answered.
+    pub fn is_empty(&self) -> bool {
+        self.queue().expected.is_empty()
+    }
+
+    /// No further request will come; the session ends with the last answer.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.drain_asked.notify_one();
+    }
+
+    /// Whether [`InFlight::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,109 @@
+//! What is counted about clients.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::wire::versions::{API_NAMES, OTHER_API};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ApiLabel {
+    api: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+/// Counters of all sessions. Labels are bounded: APIs by our own list of names, reasons by our own words.
+#[derive(Debug)]
+pub struct SessionMetrics {
+    connections: Gauge,
+    connections_total: Counter,
+    requests: Family<ApiLabel, Counter>,
+    requests_by_key: Vec<Counter>,
+    requests_other: Counter,
+    received_bytes: Counter,
+    sent_bytes: Counter,
+    closed: Family<ReasonLabel, Counter>,
+}
+
+impl Default for SessionMetrics {
+    fn default() -> Self {
+        let requests = Family::<ApiLabel, Counter>::default();
+        let handle = |api| requests.get_or_create(&ApiLabel { api }).clone();
+        Self {
+            connections: Gauge::default(),
+            connections_total: Counter::default(),
+            requests_by_key: API_NAMES.iter().map(|api| handle(*api)).collect(),
+            requests_other: handle(OTHER_API),
+            requests,
+            received_bytes: Counter::default(),
+            sent_bytes: Counter::default(),
+            closed: Family::default(),
+        }
+    }
+}
+
+impl SessionMetrics {
+    /// Adds these metrics to a registry whose prefix is `diffluent` (the names that are shown then begin with `diffluent_client_`; counters
+    /// end in `_total`).
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("client_connections", "Client connections that are open", self.connections.clone());
+        registry.register(
+            "client_connections_opened",
+            "Client connections since the start",
+            self.connections_total.clone(),
+        );
+        registry.register("client_requests", "Requests of clients, by API", self.requests.clone());
+        registry.register("client_received_bytes", "Bytes received from clients", self.received_bytes.clone());
+        registry.register("client_sent_bytes", "Bytes sent to clients", self.sent_bytes.clone());
+        registry.register("client_closed", "Client connections that have ended, by reason", self.closed.clone());
+    }
+
+    /// Client connections that are open now.
+    pub fn connections(&self) -> i64 {
+        self.connections.get()
+    }
+
+    /// Bytes received from clients since the start.
+    pub fn received_bytes(&self) -> u64 {
+        self.received_bytes.get()
+    }
+
+    /// Bytes sent to clients since the start.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.get()
+    }
+
+    /// Connections that have ended for this reason.
+    pub fn closed(&self, reason: &'static str) -> u64 {
+        self.closed.get_or_create(&ReasonLabel { reason }).get()
+    }
+
+    pub(super) fn opened(&self) {
+        self.connections.inc();
+        self.connections_total.inc();
+    }
+
+    pub(super) fn ended(&self, reason: &'static str) {
+        self.connections.dec();
+        self.closed.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(super) fn request(&self, api_key: i16) {
+        let counter = usize::try_from(api_key).ok().and_then(|key| self.requests_by_key.get(key));
+        counter.unwrap_or(&self.requests_other).inc();
+    }
+
+    pub(super) fn received(&self, bytes: usize) {
+        self.received_bytes.inc_by(bytes as u64);
+    }
+
+    pub(super) fn sent(&self, bytes: usize) {
+        self.sent_bytes.inc_by(bytes as u64);
+    }
+}

@@ -1,0 +1,27 @@
+//! Client connections: forward, answer, and the ports that they come in on.
+//!
+//! One client connection has one connection to the local broker ([`relay`](self)): bytes go on as they arrive, answers keep the order of requests, and
+//! only answers that carry addresses or versions are changed ([`crate::wire::rewrite`]). What the broker has acknowledged is handed to
+//! [`crate::capture`], which never makes a client wait.
+//!
+//! This room owns the ports ([`Front`]), the routing table ([`Brokers`]) and the counters of clients ([`SessionMetrics`]). It may use `wire`, `net` and
+//! `capture`, and must not know streams or regions.
+
+mod answers;
+mod brokers;
+mod buffers;
+mod capturing;
+mod error;
+mod front;
+mod in_flight;
+mod metrics;
+mod relay;
+mod requests;
+
+#[cfg(test)]
+mod tests;
+
+pub use brokers::{Brokers, Route};
+pub use error::{SessionError, is_expected_io_error};
+pub use front::{Front, FrontConfig, FrontError};
+pub use metrics::SessionMetrics;
