@@ -1,0 +1,14 @@
+//! What the operating system says that a process took.
+
+use anyhow::{Context, Result};
+
+/// The most memory that was ever resident, in MiB (VmHWM of proc(5)).
+///
+/// # Errors
+/// When there is no such process.
+pub(super) fn peak_resident_mib(pid: u32) -> Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().context("VmHWM is no number")?;
+    Ok(kib / 1024.0)
+}

@@ -1,0 +1,20 @@
+//! Apache Kafka itself: fetched, formatted, started, asked, hurt and stopped.
+//!
+//! Owns: the artifacts and their cache ([`artifacts`]), Java commands ([`java`]), clusters ([`cluster`]) and the few
+//! admin calls that tests need ([`admin`]).
+
+pub mod admin;
+pub mod artifacts;
+pub mod cluster;
+pub mod java;
+mod warm;
+
+pub use admin::Admin;
+pub use artifacts::Kafka;
+pub use cluster::{Cluster, ClusterBuilder};
+pub use java::Output;
+
+/// The release that everything is tested against.
+pub const KAFKA: &str = "4.3.0";
+/// An older release that is still in wide use.
+pub const KAFKA_OLD: &str = "3.9.1";

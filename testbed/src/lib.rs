@@ -1,0 +1,29 @@
+//! Real Kafka clusters for tests, benches and the demo.
+//!
+//! Owns: fetching Apache Kafka, starting and stopping clusters ([`kafka`]), delay lines and network faults ([`delay`]),
+//! raw calls to a broker ([`call`]), workloads ([`workload`]), the record by record comparison of two clusters
+//! ([`verify`]) and the diffluent binary as a child process ([`proxy`]). The demo's story is in [`demo`].
+//!
+//! May touch: child processes that it started itself, a per-user cache directory, temporary directories, loopback ports.
+//! Must not: link against diffluent. The product is tested from outside, as its users meet it.
+#![forbid(unsafe_code)]
+
+pub mod bench;
+mod build;
+pub mod call;
+pub mod delay;
+pub mod demo;
+pub mod guard;
+pub mod http;
+pub mod kafka;
+pub mod ports;
+pub mod proxy;
+pub mod verify;
+pub mod workload;
+
+pub use call::Call;
+pub use delay::{DelayLine, DelaySpec};
+pub use kafka::{Cluster, KAFKA, KAFKA_OLD};
+pub use proxy::{Proxy, ProxyConfig, RegionConfig};
+pub use verify::{Report, Side};
+pub use workload::{Acks, Codec, Outcome, Workload};
