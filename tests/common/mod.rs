@@ -1,0 +1,89 @@
+//! Set-up that the tests share: clusters, a proxy in front of the first, and the comparison at the end.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use diffluent_testbed::{Cluster, Proxy, ProxyConfig, Side, verify};
+
+/// The binary under test.
+pub const DIFFLUENT: &str = env!("CARGO_BIN_EXE_diffluent");
+
+/// How long a region may take to catch up before a test gives up.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A local cluster, regions, and a proxy in front of the local one.
+pub struct World {
+    /// The local cluster.
+    pub eu: Cluster,
+    /// A region.
+    pub us: Cluster,
+    /// Another region.
+    pub ap: Cluster,
+    /// The proxy.
+    pub proxy: Proxy,
+}
+
+impl World {
+    /// Starts three clusters of one broker each, and a proxy.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(|config| config).await
+    }
+
+    /// As [`World::start`], with changes to the proxy's configuration.
+    pub async fn start_with(change: impl FnOnce(ProxyConfig) -> ProxyConfig) -> Result<Self> {
+        let (eu, us, ap) = tokio::try_join!(
+            Cluster::builder().name("eu").start(),
+            Cluster::builder().name("us").start(),
+            Cluster::builder().name("ap").start(),
+        )?;
+        let config =
+            ProxyConfig::new("eu", &eu.bootstrap()).region("us", &us.bootstrap()).region("ap", &ap.bootstrap());
+        let proxy = Proxy::start(DIFFLUENT, change(config)).await?;
+        Ok(Self { eu, us, ap, proxy })
+    }
+
+    /// Waits until both regions have everything, and compares them with the local cluster, record by record.
+    pub async fn assert_regions_equal(&self, topics: &[&str]) -> Result<()> {
+        wait_mirrored(&self.eu, &self.proxy, &["us", "ap"], topics).await?;
+        for topic in topics {
+            for region in [&self.us, &self.ap] {
+                assert_topic_equal(&self.eu, region, topic).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits until the proxy says that regions have everything that the local log of these topics holds now.
+pub async fn wait_mirrored(local: &Cluster, proxy: &Proxy, regions: &[&str], topics: &[&str]) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    for topic in topics {
+        let ends = local.admin().end_offsets(topic).await?;
+        for region in regions {
+            loop {
+                let lag = proxy.get(&format!("/lag/{region}/{topic}")).await.unwrap_or_default();
+                let lag: serde_json::Value = serde_json::from_str(&lag).unwrap_or_default();
+                let has = |(partition, end): (usize, &i64)| {
+                    lag["partitions"][partition]["next_source_offset"].as_i64().is_some_and(|next| next >= *end)
+                };
+                if ends.iter().enumerate().all(has) {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    bail!("{region} does not have {topic} to {ends:?}: {lag:#}\n{}", proxy.log_text()?);
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Compares a topic of two clusters, record by record.
+pub async fn assert_topic_equal(local: &Cluster, region: &Cluster, topic: &str) -> Result<()> {
+    let side = |cluster: &Cluster| Side::new(cluster.name(), &cluster.bootstrap());
+    let report = verify::assert_equal(&side(local), &side(region), topic).await?;
+    println!("{report}");
+    Ok(())
+}
