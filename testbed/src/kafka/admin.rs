@@ -269,29 +269,43 @@ impl Admin {
 
     /// The end offset of each partition of `topic` (high watermark), asked of its leader.
     ///
+    /// A leader that metadata already names may not have taken office: it is asked again until the deadline.
+    ///
     /// # Errors
-    /// When there is no such topic or a leader does not answer.
+    /// When there is no such topic or a leader has not answered after 30 s.
     pub async fn end_offsets(&self, topic: &str) -> Result<Vec<i64>> {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            match self.end_offsets_now(topic).await {
+                Ok(ends) => return Ok(ends),
+                Err(error) if Instant::now() > end => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    async fn end_offsets_now(&self, topic: &str) -> Result<Vec<i64>> {
         const LATEST: i64 = -1;
         let metadata = self.metadata(&[topic]).await?;
         let found = metadata.topics.first().filter(|found| found.error_code == NONE);
         let found = found.with_context(|| format!("there is no topic {topic}"))?;
         let mut ends = vec![0; found.partitions.len()];
         for partition in &found.partitions {
+            let index = partition.partition_index;
             let leader = metadata.brokers.iter().find(|broker| broker.node_id == partition.leader_id);
-            let leader = leader.with_context(|| format!("{topic} {} has no leader", partition.partition_index))?;
-            let asked =
-                ListOffsetsPartition::default().with_partition_index(partition.partition_index).with_timestamp(LATEST);
+            let leader = leader.with_context(|| format!("{topic} {index} has no leader"))?;
+            let asked = ListOffsetsPartition::default().with_partition_index(index).with_timestamp(LATEST);
             let asked = ListOffsetsTopic::default().with_name(name(topic)).with_partitions(vec![asked]);
             let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![asked]);
             let mut call = Call::connect(&format!("{}:{}", leader.host, leader.port)).await?;
             let response = call.call(&request, 7).await?;
             let answered = response.topics.first().and_then(|topic| topic.partitions.first());
-            let answered = answered.filter(|answered| answered.error_code == NONE);
-            let answered =
-                answered.with_context(|| format!("no end offset of {topic} {}", partition.partition_index))?;
-            let index = usize::try_from(partition.partition_index).context("a negative partition")?;
-            *ends.get_mut(index).context("partitions are not numbered from 0")? = answered.offset;
+            let answered = answered.with_context(|| format!("no answer for {topic} {index}"))?;
+            if answered.error_code != NONE {
+                bail!("no end offset of {topic} {index}: error {}", answered.error_code);
+            }
+            let place = usize::try_from(index).context("a negative partition")?;
+            *ends.get_mut(place).context("partitions are not numbered from 0")? = answered.offset;
         }
         Ok(ends)
     }
