@@ -14,12 +14,13 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::admin::{self, AdminState, LagFuture, LagSource, Readiness};
+use crate::admin::{self, AdminState, Commands, LagFuture, LagSource, Readiness, SkipFuture};
 use crate::capture::Capture;
 use crate::client::cluster::{Cluster, Metadata};
 use crate::config::Config;
-use crate::mirror::Mirror;
 use crate::mirror::metrics::MirrorMetrics;
+use crate::mirror::progress::Partition;
+use crate::mirror::{Mirror, SkipError};
 use crate::session::{Front, FrontConfig, FrontError, SessionMetrics};
 
 /// Pause before an unreachable local cluster is tried again.
@@ -65,6 +66,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
     let ready = status.clone();
     let state = AdminState {
         lag: status.clone(),
+        commands: status.clone(),
         ready: Arc::new(move || ready.readiness()),
         registry: Arc::new(registry),
         version: env!("CARGO_PKG_VERSION"),
@@ -171,6 +173,17 @@ impl Status {
         Readiness::waiting_for(
             missing.iter().filter(|(is, _)| !is.load(Ordering::Relaxed)).map(|(_, what)| (*what).to_string()),
         )
+    }
+}
+
+impl Commands for Status {
+    fn skip(&self, region: String, partition: Partition, offset: i64) -> SkipFuture<'_> {
+        Box::pin(async move {
+            match self.mirror.get() {
+                Some(mirror) => mirror.skip(&region, partition, offset).await,
+                None => Err(SkipError::Unknown("nothing is mirrored yet".to_string())),
+            }
+        })
     }
 }
 

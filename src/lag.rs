@@ -74,6 +74,12 @@ pub struct PartitionLag {
     pub lag_bytes: Option<u64>,
     /// Age of the oldest record that the region does not have, in seconds; 0 when it has all.
     pub lag_seconds: f64,
+    /// Offsets that the region never gets, because the local log no longer had them: since the stream first began, over restarts.
+    pub lost_records: u64,
+    /// Records that the region has and the local log has lost, likewise.
+    pub diverged_records: u64,
+    /// Records that an operator stepped over, likewise.
+    pub skipped_records: u64,
     /// Replication latency over the last minute.
     pub replication_latency: LatencySummary,
 }

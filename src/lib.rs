@@ -16,5 +16,6 @@ pub mod config;
 pub mod lag;
 pub mod mirror;
 pub mod net;
+pub mod operator;
 pub mod session;
 pub mod wire;

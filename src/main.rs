@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use diffluent::app::{self, AppError};
 use diffluent::config::Config;
+use diffluent::operator;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -34,6 +35,23 @@ enum Command {
     Run {
         /// The configuration, for instance proxy.toml.
         config: PathBuf,
+    },
+    /// Step over exactly one batch, which a region refuses and which stalls its stream there. The region never gets it.
+    Skip {
+        /// The configuration of the running proxy: its admin port is asked.
+        config: PathBuf,
+        /// The region that refuses the batch.
+        #[arg(long)]
+        region: String,
+        /// The topic, by its name in the local cluster.
+        #[arg(long)]
+        topic: String,
+        /// The partition.
+        #[arg(long)]
+        partition: i32,
+        /// The batch's source offset, as the reason of the stall names it.
+        #[arg(long)]
+        offset: i64,
     },
     /// Validate the configuration, connect to every cluster, and say what works, what not and what to do.
     Check {
@@ -64,7 +82,8 @@ fn main() -> ExitCode {
         LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => log.json().init(),
     }
-    let (Command::Run { config: file } | Command::Check { config: file }) = &arguments.command;
+    let (Command::Run { config: file } | Command::Check { config: file } | Command::Skip { config: file, .. }) =
+        &arguments.command;
     let config = match Config::load(file) {
         Ok(config) => config,
         Err(error) => {
@@ -80,6 +99,17 @@ fn main() -> ExitCode {
         }
     };
     match arguments.command {
+        Command::Skip { region, topic, partition, offset, .. } => {
+            let asked = runtime.block_on(operator::skip(&config.admin.listen, &region, &topic, partition, offset));
+            match asked {
+                Ok(answer) => println!("{answer}"),
+                Err(error) => {
+                    eprintln!("{error}");
+                    return ExitCode::FAILURE;
+                }
+            }
+            ExitCode::SUCCESS
+        }
         Command::Run { .. } => runtime.block_on(run(config)),
         Command::Check { .. } => {
             let report = runtime.block_on(diffluent::check::run(&config));

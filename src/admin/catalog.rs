@@ -113,6 +113,12 @@ pub const METRICS: &[Metric] = &[
         "Records that the region has and the local log has lost, in an unclean leader election",
     ),
     metric(
+        "diffluent_skipped_records_total",
+        Counter,
+        &["region"],
+        "Records that the region never gets, because an operator stepped over their batch",
+    ),
+    metric(
         "diffluent_out_of_row_batches_total",
         Counter,
         &["region"],

@@ -1,8 +1,8 @@
 //! The admin port: what is true now, as JSON for people and as OpenMetrics text for Prometheus.
 //!
 //! Owns the HTTP routes, their bounds, and the list of all metric names ([`catalog`]). It may read lag (through
-//! [`LagSource`]), readiness and the metrics registry. It must not touch a stream or a session, and nothing on the path
-//! of a client's bytes waits for it.
+//! [`LagSource`]), readiness and the metrics registry, and give an operator's [`Commands`]. It must not touch a stream or a session, and nothing
+//! on the path of a client's bytes waits for it.
 //!
 //! # Bounds
 //! [`server::CONNECTIONS_MAX`] connections; further ones wait in the kernel's queue. Each has a deadline to send a request's head, each
@@ -27,6 +27,9 @@ pub use catalog::undocumented;
 pub use server::serve;
 
 use crate::lag::RegionLag;
+use crate::mirror::SkipError;
+use crate::mirror::progress::Partition;
+use crate::mirror::stream::Obstacle;
 
 /// What a [`LagSource`] answers, later.
 pub type LagFuture<'a> = Pin<Box<dyn Future<Output = Vec<RegionLag>> + Send + 'a>>;
@@ -36,6 +39,15 @@ pub trait LagSource: Send + Sync {
     /// The lag of every region, taken from its streams now. It should be ready within milliseconds; the admin port answers 503
     /// when it takes longer than [`server::REQUEST_TIME_MAX`].
     fn lag(&self) -> LagFuture<'_>;
+}
+
+/// What came of [`Commands::skip`], later.
+pub type SkipFuture<'a> = Pin<Box<dyn Future<Output = Result<Obstacle, SkipError>> + Send + 'a>>;
+
+/// Who does what an operator asks for: the mirror.
+pub trait Commands: Send + Sync {
+    /// Steps over the batch at source offset `offset` that stalls a stream: see [`crate::mirror::Mirror::skip`].
+    fn skip(&self, region: String, partition: Partition, offset: i64) -> SkipFuture<'_>;
 }
 
 /// Whether clients can be served, and if not, what is missing.
@@ -65,6 +77,8 @@ impl Readiness {
 pub struct AdminState {
     /// The mirror.
     pub lag: Arc<dyn LagSource>,
+    /// The mirror again, for what changes something.
+    pub commands: Arc<dyn Commands>,
     /// Asked at each `/ready`; it must not block.
     pub ready: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// All metrics but those of lag, which are computed at each scrape. Names carry the prefix `diffluent`.

@@ -1,24 +1,31 @@
 //! The admin port's routes. Answers are JSON; errors have an `error_code` and a `message`, as Kafka Connect's do.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use serde::Serialize;
+use axum::routing::{get, post};
+use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::server::{BODY_BYTES_MAX, REQUEST_TIME_MAX};
 use super::{AdminState, metrics};
 use crate::lag::{RegionLag, TopicLag};
+use crate::mirror::SkipError;
+use crate::mirror::stream::Obstacle;
 
 /// What `/` shows.
 const ROUTES: &str = "\
 GET /lag                   how far behind each region is, by topic and partition
 GET /lag/{region}          one region
 GET /lag/{region}/{topic}  one topic on its way to a region, by its name in the local cluster
+POST /regions/{region}/topics/{topic}/partitions/{partition}/skip?offset={offset}
+                           steps over the batch at this source offset, if it is the one that stalls the stream
 GET /metrics               all metrics, as OpenMetrics text
 GET /live                  200 while the process works
 GET /ready                 200 once clients can be served; 503 with the reason before that
@@ -50,6 +57,7 @@ pub(super) fn router(state: AdminState) -> Router {
         .route("/lag", get(lag))
         .route("/lag/{region}", get(region_lag))
         .route("/lag/{region}/{topic}", get(topic_lag))
+        .route("/regions/{region}/topics/{topic}/partitions/{partition}/skip", post(skip))
         .route("/metrics", get(scrape))
         .route("/live", get(live))
         .route("/ready", get(ready))
@@ -108,6 +116,55 @@ fn find_topic(region: RegionLag, name: &str) -> Result<TopicLag, Box<Response>> 
     found.ok_or_else(|| Box::new(unknown(&what, "topics", &known)))
 }
 
+/// Which batch is stepped over.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SkipWhat {
+    offset: i64,
+}
+
+/// A batch that was stepped over.
+#[derive(Debug, Serialize)]
+struct Skipped {
+    region: String,
+    topic: String,
+    partition: i32,
+    offset: i64,
+    next_offset: i64,
+    skipped_records: u64,
+}
+
+async fn skip(
+    State(state): State<AdminState>,
+    path: Result<Path<(String, String, i32)>, PathRejection>,
+    what: Result<Query<SkipWhat>, QueryRejection>,
+) -> Response {
+    let Path((region, topic, partition)) = match path {
+        Ok(path) => path,
+        Err(rejected) => return error(StatusCode::BAD_REQUEST, rejected.body_text()),
+    };
+    let Query(SkipWhat { offset }) = match what {
+        Ok(what) => what,
+        Err(rejected) => {
+            return error(StatusCode::BAD_REQUEST, format!("{}: ?offset={{source offset}}", rejected.body_text()));
+        }
+    };
+    let key = (Arc::from(topic.as_str()), partition);
+    match state.commands.skip(region.clone(), key, offset).await {
+        Ok(Obstacle { offset, next_offset, records }) => {
+            Json(Skipped { region, topic, partition, offset, next_offset, skipped_records: records }).into_response()
+        }
+        Err(refused) => {
+            let status = match refused {
+                SkipError::Unknown(_) => StatusCode::NOT_FOUND,
+                SkipError::Refused(_) => StatusCode::CONFLICT,
+                SkipError::Silent => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            error(status, refused.to_string())
+        }
+    }
+}
+
 /// The most names that an error lists.
 const NAMES_MAX: usize = 100;
 
@@ -146,5 +203,5 @@ async fn not_found(uri: Uri) -> Response {
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Response {
-    error(StatusCode::METHOD_NOT_ALLOWED, format!("{method} does nothing at {}; GET does", uri.path()))
+    error(StatusCode::METHOD_NOT_ALLOWED, format!("{method} does nothing at {}; GET / lists what there is", uri.path()))
 }

@@ -20,6 +20,19 @@ impl LagSource for Fake {
     }
 }
 
+/// Steps over what is asked for, in the region that there is.
+impl Commands for Fake {
+    fn skip(&self, region: String, _: Partition, offset: i64) -> SkipFuture<'_> {
+        Box::pin(async move {
+            match (region.as_str(), offset) {
+                ("ap", 93) => Ok(Obstacle { offset, next_offset: 97, records: 4 }),
+                ("ap", _) => Err(SkipError::Refused("the stream is stalled by another batch".into())),
+                _ => Err(SkipError::Unknown("there is no such region".into())),
+            }
+        })
+    }
+}
+
 /// A mirror that never answers.
 struct Stuck;
 
@@ -40,6 +53,9 @@ fn region(name: &str, state: State, behind: u64) -> RegionLag {
         lag_records: behind,
         lag_bytes: (behind == 0).then_some(0),
         lag_seconds: 1.5,
+        lost_records: 0,
+        diverged_records: 0,
+        skipped_records: 0,
         replication_latency: latency,
     };
     let topic = TopicLag {
@@ -85,6 +101,7 @@ impl Port {
         connections.inc();
         let state = AdminState {
             lag,
+            commands: Arc::new(Fake),
             ready: Arc::new(move || ready.clone()),
             registry: Arc::new(registry),
             version: "0.0.0-test",
@@ -161,6 +178,27 @@ async fn an_unknown_route_and_a_wrong_method_are_answered_in_json() {
     let (status, body) = port.get("/").await;
     assert_eq!(status, 200);
     assert!(body.contains("0.0.0-test") && body.contains("/lag/{region}/{topic}"), "{body}");
+    port.close().await;
+}
+
+#[tokio::test]
+async fn a_batch_is_stepped_over_by_its_offset_and_nothing_else_is() {
+    let port = Port::well().await;
+    let skip = |region: &str, rest: &str| format!("/regions/{region}/topics/orders/partitions/{rest}");
+    let (status, body) = port.request("POST", &skip("ap", "0/skip?offset=93")).await;
+    assert_eq!((status, body.contains("\"next_offset\":97,\"skipped_records\":4")), (200, true), "{body}");
+    for (path, expected, says) in [
+        (skip("ap", "0/skip?offset=92"), 409, "another batch"),
+        (skip("eu", "0/skip?offset=93"), 404, "no such region"),
+        (skip("ap", "x/skip?offset=93"), 400, "Invalid URL"),
+        (skip("ap", "0/skip"), 400, "?offset={source offset}"),
+        (skip("ap", "0/skip?offset=all"), 400, "?offset={source offset}"),
+    ] {
+        let (status, body) = port.request("POST", &path).await;
+        assert_eq!(status, expected, "{path}: {body}");
+        assert!(body.contains(says) && body.contains("error_code"), "{path}: {body}");
+    }
+    assert_eq!(port.get(&skip("ap", "0/skip?offset=93")).await.0, 405);
     port.close().await;
 }
 

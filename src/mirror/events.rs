@@ -1,15 +1,15 @@
 //! What a region's task hears from its links, readers and jobs. The queue is bounded: whoever has news waits until there is room. Nobody on
 //! a client's path sends here.
 
-use std::time::Instant;
-
 use tokio::sync::oneshot;
 
+use super::SkipError;
 use super::link::Answer;
-use super::progress::Position;
+use super::progress::{Partition, Position};
 use super::reader::Read;
 use super::scan::Scanned;
 use super::start::Started;
+use super::stream::Obstacle;
 use crate::client::ClientError;
 use crate::lag::RegionLag;
 
@@ -69,13 +69,20 @@ pub enum Event {
         positions: Vec<(usize, Position)>,
         /// How it went.
         result: Result<(), ClientError>,
-        /// When it was begun.
-        begun: Instant,
     },
     /// A region's metadata was read again, or could not be.
     Metadata(Result<(), ClientError>),
     /// Somebody asks how far behind the region is.
     Lag(oneshot::Sender<RegionLag>),
+    /// An operator steps over the batch that stalls a stream.
+    Skip {
+        /// The partition in the local cluster.
+        partition: Partition,
+        /// The batch's base offset in the source.
+        offset: i64,
+        /// What came of it.
+        answer: oneshot::Sender<Result<Obstacle, SkipError>>,
+    },
     /// Commit what there is and end.
     Stop(oneshot::Sender<()>),
 }

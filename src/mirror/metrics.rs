@@ -46,6 +46,8 @@ pub struct RegionMetrics {
     pub lost_records: Counter,
     /// Records that the region has and the local log has lost.
     pub diverged_records: Counter,
+    /// Records that an operator stepped over.
+    pub skipped_records: Counter,
     /// Batches found in the region's log out of their row.
     pub out_of_row_batches: Counter,
 }
@@ -64,6 +66,7 @@ pub struct MirrorMetrics {
     waiting: Family<RegionLabel, Gauge>,
     lost: Family<RegionLabel, Counter>,
     diverged: Family<RegionLabel, Counter>,
+    skipped: Family<RegionLabel, Counter>,
     out_of_row: Family<RegionLabel, Counter>,
     errors: Family<ErrorLabel, Counter>,
     received: Family<ClusterLabel, Counter>,
@@ -94,6 +97,11 @@ impl MirrorMetrics {
             "diverged_records",
             "Records that a region has and the local log has lost, in an unclean leader election",
             metrics.diverged.clone(),
+        );
+        registry.register(
+            "skipped_records",
+            "Records that a region never gets, because an operator stepped over their batch",
+            metrics.skipped.clone(),
         );
         registry.register(
             "out_of_row_batches",
@@ -129,6 +137,7 @@ impl MirrorMetrics {
             waiting_bytes: self.waiting.get_or_create(&label).clone(),
             lost_records: self.lost.get_or_create(&label).clone(),
             diverged_records: self.diverged.get_or_create(&label).clone(),
+            skipped_records: self.skipped.get_or_create(&label).clone(),
             out_of_row_batches: self.out_of_row.get_or_create(&label).clone(),
         }
     }

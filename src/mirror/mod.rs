@@ -42,10 +42,25 @@ use metrics::MirrorMetrics;
 use progress::Partition;
 use region::{Parts, Region, Settings};
 use source::Source;
+use stream::Obstacle;
 use topic_list::{MirroredTopic, mirrored_topics};
 
 /// How long somebody who asks for the lag waits for a region's task.
 const LAG_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Why a batch was not stepped over. Nothing has changed then.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SkipError {
+    /// There is no such region or stream.
+    #[error("{0}")]
+    Unknown(String),
+    /// It is not this batch that stalls the stream now.
+    #[error("{0}")]
+    Refused(String),
+    /// The region's task does not answer.
+    #[error("the region's task does not answer; the log says whether the batch was stepped over")]
+    Silent,
+}
 
 /// The running mirror. Dropping it ends it at once; [`Mirror::stop`] ends it in order.
 #[derive(Debug)]
@@ -119,6 +134,27 @@ impl Mirror {
             }
         }
         answers
+    }
+
+    /// Steps over the batch at source offset `offset` of `partition`, which stalls its stream to `region`. The region never gets that batch; a new
+    /// incarnation of the stream begins behind it.
+    ///
+    /// # Errors
+    /// [`SkipError`], unless exactly this batch stalls the stream now.
+    pub async fn skip(&self, region: &str, partition: Partition, offset: i64) -> Result<Obstacle, SkipError> {
+        let Some((_, events)) = self.regions.iter().find(|(name, _)| name == region) else {
+            let known: Vec<&str> = self.regions.iter().map(|(name, _)| name.as_str()).collect();
+            return Err(SkipError::Unknown(format!(
+                "there is no region {region:?}; known regions: {}",
+                known.join(", ")
+            )));
+        };
+        let (answer, skipped) = oneshot::channel();
+        let asked = tokio::time::timeout(LAG_DEADLINE, async {
+            events.send(Event::Skip { partition, offset, answer }).await.ok()?;
+            skipped.await.ok()
+        });
+        asked.await.ok().flatten().unwrap_or(Err(SkipError::Silent))
     }
 
     /// Commits every position and ends. Takes at most `deadline`.

@@ -4,7 +4,7 @@
 //! tool that shows consumer lag shows replication lag. The rest of the position is in the commit's metadata:
 //!
 //! ```text
-//! diffluent/1 epoch=0 sequence=1200 region_offset=5100 region_leader_epoch=4 topic_id=<uuid>
+//! diffluent/1 epoch=0 sequence=1200 region_offset=5100 region_leader_epoch=4 topic_id=<uuid> [lost=7] [diverged=2] [skipped=1]
 //! ```
 //!
 //! # References
@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use super::offsets::name;
 use crate::client::ClientError;
+use crate::client::apis::Call;
 use crate::client::cluster::Cluster;
 use crate::client::error_code;
 
@@ -47,6 +48,19 @@ pub struct Position {
     pub region_leader_epoch: i32,
     /// The source topic's id: another one means another topic of the same name.
     pub topic_id: Uuid,
+    /// What the region never gets, or has and should not.
+    pub toll: Toll,
+}
+
+/// What has gone wrong for good with a stream since it first began. It travels with the position, so that no restart forgets it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Toll {
+    /// Source offsets that the region never gets, because the local log no longer had them.
+    pub lost_records: u64,
+    /// Records that the region has and the local log has lost, in an unclean leader election.
+    pub diverged_records: u64,
+    /// Records that an operator stepped over.
+    pub skipped_records: u64,
 }
 
 /// The metadata of a commit that diffluent did not write.
@@ -59,12 +73,15 @@ struct Details<'a>(&'a Position);
 
 impl fmt::Display for Details<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Position { producer_epoch, sequence, region_offset, region_leader_epoch, topic_id, .. } = self.0;
+        let Position { producer_epoch, sequence, region_offset, region_leader_epoch, topic_id, toll, .. } = self.0;
         write!(
             f,
             "diffluent/1 epoch={producer_epoch} sequence={sequence} region_offset={region_offset} \
              region_leader_epoch={region_leader_epoch} topic_id={topic_id}"
-        )
+        )?;
+        let toll =
+            [("lost", toll.lost_records), ("diverged", toll.diverged_records), ("skipped", toll.skipped_records)];
+        toll.iter().filter(|(_, records)| *records > 0).try_for_each(|(name, records)| write!(f, " {name}={records}"))
     }
 }
 
@@ -89,6 +106,11 @@ impl Position {
                 region_offset: field(&fields, "region_offset").filter(|offset| *offset >= 0)?,
                 region_leader_epoch: field(&fields, "region_leader_epoch")?,
                 topic_id: field(&fields, "topic_id")?,
+                toll: Toll {
+                    lost_records: field(&fields, "lost").unwrap_or(0),
+                    diverged_records: field(&fields, "diverged").unwrap_or(0),
+                    skipped_records: field(&fields, "skipped").unwrap_or(0),
+                },
             })
         };
         read().ok_or_else(foreign)
@@ -136,14 +158,7 @@ impl Progress {
                 })
                 .collect(),
         ));
-        let coordinator = self.coordinator().await?;
-        let answer = match self.local.call(coordinator, &request).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                self.forget_coordinator().await;
-                return Err(error);
-            }
-        };
+        let answer = self.ask_coordinator(&request).await?;
         if answer.error_code != 0 {
             self.forget_coordinator().await;
             return Err(self.refused("read", answer.error_code));
@@ -199,14 +214,7 @@ impl Progress {
                     })
                     .collect(),
             );
-        let coordinator = self.coordinator().await?;
-        let answer = match self.local.call(coordinator, &request).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                self.forget_coordinator().await;
-                return Err(error);
-            }
-        };
+        let answer = self.ask_coordinator(&request).await?;
         let refused = answer
             .topics
             .iter()
@@ -220,6 +228,15 @@ impl Progress {
             }
             None => Ok(()),
         }
+    }
+
+    async fn ask_coordinator<C: Call>(&self, request: &C) -> Result<C::Answer, ClientError> {
+        let coordinator = self.coordinator().await?;
+        let answer = self.local.call(coordinator, request).await;
+        if answer.is_err() {
+            self.forget_coordinator().await;
+        }
+        answer
     }
 
     async fn coordinator(&self) -> Result<i32, ClientError> {
@@ -277,6 +294,7 @@ mod tests {
             region_offset: 5_100,
             region_leader_epoch: -1,
             topic_id: Uuid::from_u128(7),
+            toll: Toll::default(),
         }
     }
 
@@ -284,6 +302,9 @@ mod tests {
     fn a_position_comes_back_as_it_was_committed() {
         let metadata = Details(&position()).to_string();
         assert_eq!(Position::from_commit(99, 3, &metadata), Ok(position()));
+        let toll = Toll { lost_records: 3, diverged_records: 0, skipped_records: u64::MAX };
+        let harmed = Position { toll, ..position() };
+        assert_eq!(Position::from_commit(99, 3, &Details(&harmed).to_string()), Ok(harmed));
         assert!(metadata.len() < 150, "{} bytes: 5000 partitions must fit in a commit of 1 MB", metadata.len());
     }
 

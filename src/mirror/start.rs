@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::events::Event;
 use super::offsets::{Which, by_leader, list_all, name};
-use super::progress::{Committed, Partition, Position, Progress, is_passing};
+use super::progress::{Committed, Partition, Position, Progress, Toll, is_passing};
 use super::topics;
 use crate::client::ClientError;
 use crate::client::cluster::Cluster;
@@ -153,6 +153,7 @@ async fn local_positions(
                     region_offset: 0,
                     region_leader_epoch: -1,
                     topic_id: stream.topic_id,
+                    toll: Toll::default(),
                 };
                 positions.insert(stream.stream, (position, false));
             }

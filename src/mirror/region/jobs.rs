@@ -184,9 +184,8 @@ impl Region {
         let commits: Vec<_> = positions.iter().map(|(stream, position)| (self.key(*stream), *position)).collect();
         let (progress, events) = (self.progress.clone(), self.events.clone());
         self.jobs.spawn(async move {
-            let begun = Instant::now();
             let result = progress.commit(&commits).await;
-            let _ = events.send(Event::Committed { positions, result, begun }).await;
+            let _ = events.send(Event::Committed { positions, result }).await;
         });
     }
 }

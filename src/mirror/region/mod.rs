@@ -23,6 +23,7 @@ use crate::client::cluster::Cluster;
 use crate::client::error_code;
 use crate::config::Start;
 use crate::lag::{PartitionLag, RegionLag, State, TopicLag};
+use crate::mirror::SkipError;
 use crate::mirror::events::{EVENTS_MAX, Event};
 use crate::mirror::inbox::{Captured, Inbox};
 use crate::mirror::latency::Latency;
@@ -34,7 +35,7 @@ use crate::mirror::reader::{self, Mode, Read, Wish, Wishes};
 use crate::mirror::scan::{self, Scanned, Target};
 use crate::mirror::source::Source;
 use crate::mirror::start::{self, Started, Starting};
-use crate::mirror::stream::{FetchWhy, Phase, Stream, Taken};
+use crate::mirror::stream::{FetchWhy, Obstacle, Phase, Stream, Taken};
 use crate::mirror::topic_list::MirroredTopic;
 
 /// Bytes of batches in one Produce request, above which no further batch is added.
@@ -338,7 +339,7 @@ impl Region {
                     self.log_start(stream, log_start, now);
                 }
             }
-            Event::Committed { positions, result, .. } => {
+            Event::Committed { positions, result } => {
                 self.committing = false;
                 match result {
                     Ok(()) => {
@@ -372,6 +373,10 @@ impl Region {
             Event::Lag(answer) => {
                 // Nobody waits any more: no harm.
                 let _ = answer.send(self.lag(now));
+            }
+            Event::Skip { partition, offset, answer } => {
+                // Nobody waits any more: the answer is in the log too.
+                let _ = answer.send(self.skip(&partition, offset));
             }
             Event::Stop(done) => {
                 let _ = done.send(());
@@ -519,6 +524,22 @@ impl Region {
         }
         self.assign(stream, now);
         self.touch(stream);
+    }
+
+    fn skip(&mut self, partition: &Partition, offset: i64) -> Result<Obstacle, SkipError> {
+        let region = &self.parts.settings.name;
+        let stream = self.find(partition).filter(|stream| !self.slots[*stream].gone).ok_or_else(|| {
+            SkipError::Unknown(format!(
+                "partition {} of topic {:?} is not mirrored to region {region:?}",
+                partition.1, partition.0
+            ))
+        })?;
+        let skipped = self.slots[stream].stream.skip(offset).map_err(SkipError::Refused)?;
+        self.parts.metrics.skipped_records.inc_by(skipped.records);
+        tracing::warn!(%region, topic = %partition.0, partition = partition.1, offset, next_offset = skipped.next_offset,
+            records = skipped.records, "an operator stepped over this batch: the region never gets it; the stream goes on behind it");
+        self.touch(stream);
+        Ok(skipped)
     }
 
     fn epoch_end(&mut self, stream: usize, epoch: i32, end: Result<i64, i16>) {

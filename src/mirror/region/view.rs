@@ -76,6 +76,7 @@ impl Region {
                 _ => slot.stream.behind_for(now).as_secs_f64(),
             };
             let (state, reason) = self.state_of(slot, now);
+            let toll = slot.stream.position().toll;
             let partition = PartitionLag {
                 partition: slot.stream.partition,
                 state,
@@ -85,6 +86,9 @@ impl Region {
                 lag_records,
                 lag_bytes: slot.stream.lag_bytes(),
                 lag_seconds,
+                lost_records: toll.lost_records,
+                diverged_records: toll.diverged_records,
+                skipped_records: toll.skipped_records,
                 replication_latency: latency,
             };
             topics

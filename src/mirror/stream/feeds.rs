@@ -82,10 +82,8 @@ impl Stream {
             let batch = match batch {
                 Ok(batch) => batch,
                 Err(error) => {
-                    return self.drain(After::Stall(format!(
-                        "at source offset {}: {error}; diffluent can't mirror it",
-                        self.next_offset
-                    )));
+                    let reason = format!("at source offset {}: {error}; diffluent can't mirror it", self.next_offset);
+                    return self.obstructed(reason, None);
                 }
             };
             let header = &batch.header;
@@ -104,11 +102,17 @@ impl Stream {
             }
             let skip = header.is_control() || (header.is_transactional() && in_aborted);
             if !skip && header.record_count > 0 && header.has_holes() {
-                return self.drain(After::Stall(format!(
+                let reason = format!(
                     "the batch at source offset {} was compacted, so that a broker would refuse it; diffluent can't \
-                     mirror compacted batches with holes yet",
+                     mirror compacted batches with holes yet; step over it with diffluent skip",
                     header.base_offset
-                )));
+                );
+                let obstacle = Obstacle {
+                    offset: header.base_offset,
+                    next_offset: header.next_offset(),
+                    records: u64::try_from(header.record_count).unwrap_or(0),
+                };
+                return self.obstructed(reason, Some(obstacle));
             }
             self.take_in(batch, skip);
             if !matches!(self.phase, Phase::Sending { .. } | Phase::Replaying(_)) {
@@ -123,6 +127,20 @@ impl Stream {
         }
         self.take_in_held();
         self.note_behind(now);
+    }
+
+    /// What comes next can't be mirrored: the stream stalls, once everything before it is in the region.
+    fn obstructed(&mut self, reason: String, obstacle: Option<Obstacle>) {
+        if self.ready.is_empty() && self.in_flight.is_empty() {
+            self.drain(After::Stall(reason, obstacle));
+        } else {
+            self.waits_at = Some(self.next_offset);
+        }
+    }
+
+    /// Whether what comes next must wait until everything before it is in the region.
+    fn waits(&self) -> bool {
+        self.waits_at == Some(self.next_offset) && !(self.ready.is_empty() && self.in_flight.is_empty())
     }
 
     /// The batch is the log's next one (or the next behind offsets that the log no longer has).
@@ -267,7 +285,7 @@ impl Stream {
                 if let Some(offset) = self.suspicious_offset() {
                     return Some(FetchWant { offset, why: FetchWhy::CatchUp });
                 }
-                if self.unverified_epoch().is_some() || self.ready_bytes >= READY_BYTES_MAX {
+                if self.unverified_epoch().is_some() || self.ready_bytes >= READY_BYTES_MAX || self.waits() {
                     return None;
                 }
                 let replaying = matches!(self.phase, Phase::Replaying(_));
@@ -314,7 +332,17 @@ impl Stream {
             }
             return None;
         }
+        if !matches!(self.phase, Phase::Sending { .. } | Phase::Replaying(_)) {
+            // Only the age of what is missing was asked for. What is lost is said once the region has told its position.
+            self.oldest = Some((self.position.source_offset, 0));
+            return None;
+        }
+        if !(self.ready.is_empty() && self.in_flight.is_empty()) {
+            self.waits_at = Some(self.next_offset);
+            return None;
+        }
         let lost = (self.next_offset, log_start);
+        self.position.toll.lost_records += u64::try_from(log_start - self.next_offset).unwrap_or(0);
         self.drain(After::Bump(log_start));
         Some(lost)
     }

@@ -81,6 +81,8 @@ pub enum Phase {
     Stalled {
         /// What is wrong and what can be done.
         reason: String,
+        /// The batch that is in the way, if it is one.
+        obstacle: Option<Obstacle>,
         /// When it is tried again.
         retry_at: Instant,
     },
@@ -93,8 +95,19 @@ pub enum After {
     Locate,
     /// Begin a new incarnation at a source offset.
     Bump(i64),
-    /// Stall with a reason.
-    Stall(String),
+    /// Stall with a reason, and with the batch that is in the way, if it is one.
+    Stall(String, Option<Obstacle>),
+}
+
+/// A batch that can't be mirrored: refused by the region, or by diffluent. An operator may step over it ([`Stream::skip`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// Its base offset in the source.
+    pub offset: i64,
+    /// The source offset behind it.
+    pub next_offset: i64,
+    /// Its records.
+    pub records: u64,
 }
 
 /// The last batch of a stream that the region's log holds.
@@ -121,6 +134,7 @@ struct Ready {
 #[derive(Debug)]
 struct InFlight {
     token: u64,
+    base_offset: i64,
     source_next: i64,
     sequence_next: i32,
     bytes: usize,
@@ -240,6 +254,8 @@ pub struct Stream {
     catching_up: bool,
     /// The log was read up to here and gave no more, though it is longer: an open transaction.
     blocked_at: Option<i64>,
+    /// What the log holds here can't be mirrored, or is gone: everything before it is sent first, then that is looked at again.
+    waits_at: Option<i64>,
     /// Whether the stream stays on the long-poll.
     tailing: bool,
     captured_since: Option<Instant>,
@@ -272,6 +288,7 @@ impl Stream {
             region_offset: 0,
             region_leader_epoch: -1,
             topic_id: uuid::Uuid::nil(),
+            toll: Default::default(),
         };
         Self {
             topic,
@@ -296,6 +313,7 @@ impl Stream {
             behind_since: None,
             catching_up: false,
             blocked_at: None,
+            waits_at: None,
             tailing: true,
             captured_since: None,
             proof: Duration::ZERO,

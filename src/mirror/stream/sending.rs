@@ -42,6 +42,7 @@ impl Stream {
         self.unanswered += 1;
         self.in_flight.push_back(InFlight {
             token,
+            base_offset: header.base_offset,
             source_next,
             sequence_next: self.next_sequence,
             bytes: batch.len(),
@@ -75,7 +76,7 @@ impl Stream {
             // Late good news: the search will find it.
             Ok(_) => None,
             Err(code) => {
-                self.failed(code);
+                self.failed(at, code);
                 None
             }
         };
@@ -98,29 +99,28 @@ impl Stream {
         done
     }
 
-    pub(super) fn failed(&mut self, code: i16) {
+    /// The batch in flight at index `at` has failed.
+    pub(super) fn failed(&mut self, at: usize, code: i16) {
         if let Phase::Draining(_) = self.phase {
             return;
         }
         match error_code::produce_fault(code) {
+            // What is before it must be known to be in the region first: it comes again, alone.
+            ProduceFault::Refused(_) if at > 0 => self.drain(After::Locate),
             ProduceFault::Refused(remedy) => {
-                let offset = self
-                    .in_flight
-                    .iter()
-                    .rev()
-                    .find(|batch| batch.answered)
-                    .map_or(self.position.source_offset, |batch| {
-                        batch.source_next - i64::try_from(batch.records).unwrap_or(0)
-                    });
-                self.drain(After::Stall(format!(
-                    "the region refuses the batch at source offset {offset}: {}; {remedy}",
+                let InFlight { base_offset: offset, source_next: next_offset, records, .. } = self.in_flight[at];
+                let reason = format!(
+                    "the region refuses the batch at source offset {offset} ({records} records): {}; {remedy}; or step over \
+                     it with diffluent skip",
                     error_code::describe(code)
-                )));
+                );
+                self.drain(After::Stall(reason, Some(Obstacle { offset, next_offset, records })));
             }
             ProduceFault::Fenced => self.drain(After::Stall(
                 "a newer incarnation of this stream has written to the region: another diffluent mirrors this \
                  partition; stop one of the two"
                     .to_string(),
+                None,
             )),
             ProduceFault::Moved | ProduceFault::Unknown => self.drain(After::Locate),
         }
@@ -184,7 +184,9 @@ impl Stream {
                 self.phase = Phase::Locating { at: now + wait };
             }
             After::Bump(offset) => self.begin_incarnation(offset),
-            After::Stall(reason) => self.stall(reason, now),
+            After::Stall(reason, obstacle) => {
+                self.phase = Phase::Stalled { reason, obstacle, retry_at: now + STALL_RETRY }
+            }
         }
     }
 
@@ -197,6 +199,7 @@ impl Stream {
         self.next_offset = self.position.source_offset;
         self.next_sequence = self.position.sequence;
         self.blocked_at = None;
+        self.waits_at = None;
     }
 
     pub(super) fn forget_waiting(&mut self) {
@@ -218,6 +221,29 @@ impl Stream {
 
     /// Stalls a stream that has nothing under way.
     pub fn stall(&mut self, reason: String, now: Instant) {
-        self.phase = Phase::Stalled { reason, retry_at: now + STALL_RETRY };
+        self.phase = Phase::Stalled { reason, obstacle: None, retry_at: now + STALL_RETRY };
+    }
+
+    /// Steps over the batch at source offset `offset`, which stalls the stream: a new incarnation begins behind it.
+    ///
+    /// # Errors
+    /// When it is not this batch that stalls the stream now. Nothing has changed then.
+    pub fn skip(&mut self, offset: i64) -> Result<Obstacle, String> {
+        let Phase::Stalled { obstacle, .. } = &self.phase else {
+            return Err(
+                "the stream is not stalled at this moment; look at its state and, if it still is, try again".into()
+            );
+        };
+        match *obstacle {
+            Some(obstacle) if obstacle.offset == offset => {
+                self.position.toll.skipped_records += obstacle.records;
+                self.begin_incarnation(obstacle.next_offset);
+                Ok(obstacle)
+            }
+            Some(obstacle) => {
+                Err(format!("the stream is stalled by the batch at source offset {}, not {offset}", obstacle.offset))
+            }
+            None => Err("no single batch stalls the stream: there is nothing to step over".into()),
+        }
     }
 }

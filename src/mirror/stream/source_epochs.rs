@@ -82,6 +82,7 @@ impl Stream {
             return;
         }
         self.diverged_records = u64::try_from(sent_to - suspicion.end).unwrap_or(0);
+        self.position.toll.diverged_records += self.diverged_records;
         self.drain(After::Bump(suspicion.end));
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Replay one seed with `DIFFLUENT_SEED=<seed> cargo test --lib mirror::stream`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::{FetchWhy, Found, Outgoing, Phase, SourceView, Stream};
+use crate::client::error_code;
 use crate::mirror::batch::tests::{CLIENT, bytes_of};
 use crate::mirror::batch::{Batch, Feed, fetched};
 use crate::mirror::progress::Position;
@@ -49,6 +50,8 @@ struct Appended {
 struct Broker {
     log: Vec<Appended>,
     high_watermark: usize,
+    /// Source offsets of batches that it refuses.
+    refused: BTreeSet<i64>,
 }
 
 impl Broker {
@@ -59,6 +62,9 @@ impl Broker {
     fn append(&mut self, outgoing: &Outgoing) -> Result<i64, i16> {
         let header = &outgoing.batch.header;
         let (epoch, sequence) = (outgoing.identity.producer_epoch, outgoing.identity.base_sequence);
+        if self.refused.contains(&header.base_offset) {
+            return Err(error_code::MESSAGE_TOO_LARGE);
+        }
         let recent = self.log.len().saturating_sub(5);
         let duplicate = (recent..self.log.len()).find(|index| {
             let batch = &self.log[*index];
@@ -151,6 +157,7 @@ impl World {
             region_offset: 0,
             region_leader_epoch: 0,
             topic_id: uuid::Uuid::nil(),
+            toll: Default::default(),
         };
         Self {
             dice: Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
@@ -177,6 +184,9 @@ impl World {
             _ => bytes_of(self.end, count, fill, 0, CLIENT),
         };
         let batch = read(&bytes, Feed::Capture, self.now);
+        if batch.header.producer_id == -1 && !batch.header.is_control() && self.dice.one_in(50) {
+            self.broker.refused.insert(self.end);
+        }
         self.end = batch.header.next_offset();
         self.source.push(bytes.clone());
         if !batch.header.is_control() && !self.dice.one_in(5) {
@@ -194,7 +204,19 @@ impl World {
         }
     }
 
+    /// The operator steps over whatever is refused.
+    fn operate(&mut self) {
+        let Phase::Stalled { obstacle, reason, .. } = self.stream.phase() else { return };
+        let obstacle = obstacle.unwrap_or_else(|| panic!("{reason}"));
+        assert!(self.broker.refused.contains(&obstacle.offset), "{reason}");
+        assert!(self.stream.skip(obstacle.offset - 1).is_err(), "not the batch that stalls it");
+        assert_eq!(self.stream.skip(obstacle.offset), Ok(obstacle));
+    }
+
     fn step(&mut self, faults: bool) {
+        if self.dice.one_in(20) {
+            self.operate();
+        }
         match self.dice.below(if faults { 17 } else { 11 }) {
             0 | 1 if !self.captured.is_empty() => {
                 // Sessions overtake each other: any of the first two goes.
@@ -292,6 +314,7 @@ impl World {
             .iter()
             .map(|bytes| read(bytes, Feed::CatchUp, self.now))
             .filter(|batch| !batch.header.is_control() && batch.header.producer_id == -1)
+            .filter(|batch| !self.broker.refused.contains(&batch.header.base_offset))
             .map(|batch| batch.records.concat())
             .collect()
     }
@@ -302,7 +325,8 @@ impl World {
         }
         for _ in 0..20_000 {
             self.step(false);
-            if self.stream.position().source_offset == self.end && self.captured.is_empty() {
+            let sending = matches!(self.stream.phase(), Phase::Sending { .. });
+            if self.stream.position().source_offset == self.end && self.captured.is_empty() && sending {
                 break;
             }
         }
@@ -311,6 +335,15 @@ impl World {
         let row: Vec<_> = self.broker.log.iter().map(|batch| (batch.epoch, batch.sequence, batch.count)).collect();
         assert_eq!(at.source_offset, self.end, "it stands still in {:?} at {at:?}, with {row:?}", self.stream.phase());
         assert_eq!(held, self.expected());
+        let refused = |batch: &Batch| self.broker.refused.contains(&batch.header.base_offset);
+        let skipped: u64 = (self.source.iter().map(|bytes| read(bytes, Feed::CatchUp, self.now)))
+            .filter(refused)
+            .map(|batch| batch.header.record_count as u64)
+            .sum();
+        assert_eq!(
+            at.toll.skipped_records, skipped,
+            "every record that was stepped over is counted once, over restarts"
+        );
         assert!(matches!(self.stream.phase(), Phase::Sending { .. }), "{:?}", self.stream.phase());
     }
 }

@@ -1,0 +1,88 @@
+//! An operator's commands, given to a running proxy through its admin port.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::config::HostPort;
+
+/// How long the running proxy may take to answer.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// The longest answer that is read.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    /// No proxy answers on its admin port.
+    #[error(
+        "{address} does not answer: {reason}; is this proxy running, and is [admin] listen the one it was started with?"
+    )]
+    Silent {
+        /// The configured address.
+        address: HostPort,
+        /// What happened.
+        reason: String,
+    },
+    /// The proxy says no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Asks the proxy whose admin port is `admin` to step over the batch at source offset `offset`, which stalls a stream. Gives what was done, in words.
+///
+/// # Errors
+/// [`OperatorError`]: nothing was stepped over then, unless the answer was lost on its way.
+pub async fn skip(
+    admin: &HostPort,
+    region: &str,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+) -> Result<String, OperatorError> {
+    // Topics have no character that must be escaped in a path; a region's name that had one is unknown.
+    let path = format!("/regions/{region}/topics/{topic}/partitions/{partition}/skip?offset={offset}");
+    let answer = post(admin, &path).await?;
+    let next_offset = &answer["next_offset"];
+    let records = &answer["skipped_records"];
+    Ok(format!(
+        "stepped over {records} records of topic {topic}, partition {partition}, offsets {offset} to {next_offset} (exclusive): \
+         region {region} never gets them; the stream goes on behind them"
+    ))
+}
+
+async fn post(admin: &HostPort, path: &str) -> Result<serde_json::Value, OperatorError> {
+    let silent = |reason: String| OperatorError::Silent { address: admin.clone(), reason };
+    let asked = tokio::time::timeout(DEADLINE, async {
+        let stream = TcpStream::connect(admin.to_string()).await.map_err(|error| error.to_string())?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        let driver = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(header::HOST, admin.to_string())
+            .body(Body::empty())
+            .map_err(|error| error.to_string())?;
+        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let status = response.status();
+        let body = axum::body::to_bytes(Body::new(response.into_body()), ANSWER_BYTES_MAX)
+            .await
+            .map_err(|error| error.to_string())?;
+        driver.abort();
+        Ok::<_, String>((status, body))
+    });
+    let (status, body) = match asked.await {
+        Ok(answered) => answered.map_err(silent)?,
+        Err(_) => return Err(silent(format!("no answer within {} s", DEADLINE.as_secs()))),
+    };
+    let answer: serde_json::Value = serde_json::from_slice(&body).map_err(|error| silent(error.to_string()))?;
+    if status == StatusCode::OK {
+        return Ok(answer);
+    }
+    let message = answer["message"].as_str().map_or_else(|| format!("the admin port answers {status}"), str::to_string);
+    Err(OperatorError::Refused(message))
+}
