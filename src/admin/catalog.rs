@@ -119,6 +119,12 @@ pub const METRICS: &[Metric] = &[
         "Records that the region never gets, because an operator stepped over their batch",
     ),
     metric(
+        "diffluent_renumbered_batches_total",
+        Counter,
+        &["region"],
+        "Batches with holes of compaction, which brokers refuse: their records got offsets without gaps",
+    ),
+    metric(
         "diffluent_out_of_row_batches_total",
         Counter,
         &["region"],

@@ -318,15 +318,6 @@ impl Answers {
     pub fn decode<C: Call>(&self, correlation: i32, frame: Bytes) -> Result<C::Answer, ClientError> {
         decode::<C>(&self.peer, correlation, frame)
     }
-
-    /// The next frame as the answer to the request with this correlation id.
-    ///
-    /// # Errors
-    /// As [`Answers::next`]; [`ClientError::Unreadable`] if it answers another request.
-    pub async fn next_for<C: Call>(&mut self, correlation: i32) -> Result<C::Answer, ClientError> {
-        let frame = self.next().await?;
-        decode::<C>(&self.peer, correlation, frame)
-    }
 }
 
 /// Begins a frame with room for its length and with the request's header.

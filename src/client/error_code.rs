@@ -12,8 +12,6 @@ pub const NOT_LEADER_OR_FOLLOWER: i16 = 6;
 pub const REQUEST_TIMED_OUT: i16 = 7;
 /// The batch is larger than the topic allows.
 pub const MESSAGE_TOO_LARGE: i16 = 10;
-/// The metadata of an offset commit is too large.
-pub const OFFSET_METADATA_TOO_LARGE: i16 = 12;
 /// The group coordinator reads its log.
 pub const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
 /// The group coordinator is not available.
@@ -22,18 +20,10 @@ pub const COORDINATOR_NOT_AVAILABLE: i16 = 15;
 pub const NOT_COORDINATOR: i16 = 16;
 /// Too few in-sync replicas: nothing was appended.
 pub const NOT_ENOUGH_REPLICAS: i16 = 19;
-/// Too few in-sync replicas after the append: the batch may be there.
-pub const NOT_ENOUGH_REPLICAS_AFTER_APPEND: i16 = 20;
 /// The topic exists.
 pub const TOPIC_ALREADY_EXISTS: i16 = 36;
-/// The sequence is not the one behind the last: a gap, or an old duplicate.
-pub const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
-/// The batch is known.
-pub const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
 /// A newer epoch of the producer id has written.
 pub const INVALID_PRODUCER_EPOCH: i16 = 47;
-/// The broker has no state for the producer id.
-pub const UNKNOWN_PRODUCER_ID: i16 = 59;
 /// The caller's leader epoch is old.
 pub const FENCED_LEADER_EPOCH: i16 = 74;
 /// The caller's leader epoch is newer than the broker's.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::wire::batch::{BatchError, BatchHeader, HEADER_LEN};
+use crate::wire::renumber::{RenumberError, renumber};
 
 /// The bytes of one record batch, as they arrived: all of its chunks, nothing else.
 pub type Segments = SmallVec<[Bytes; 3]>;
@@ -70,6 +71,18 @@ impl Batch {
     /// A batch has a header, so it is never empty.
     pub fn is_empty(&self) -> bool {
         false
+    }
+
+    /// The batch without the holes that compaction made: the same records, byte for byte, at offsets without gaps, in the same codec.
+    ///
+    /// # Errors
+    /// See [`renumber`].
+    pub fn renumbered(&self) -> Result<Self, RenumberError> {
+        let (header, records) = match &self.records[..] {
+            [whole] => renumber(&self.header, whole)?,
+            pieces => renumber(&self.header, &pieces.concat())?,
+        };
+        Ok(Self { header, records: SmallVec::from_iter([records]), feed: self.feed, since: self.since })
     }
 
     /// CRC32C of the records alone, to tell whether two batches hold the same.

@@ -7,7 +7,7 @@
 //! Copies on this path: 61 bytes of header a batch. The records go from the read buffers of the session, or of the Fetch, into the socket.
 //! One checksum pass over the records.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -21,6 +21,7 @@ use crate::client::apis::Call;
 use crate::client::cluster::Cluster;
 use crate::client::connection::{Answers, Requests, begin_frame, end_frame};
 use crate::wire::batch::rewritten_header;
+use crate::wire::cursor::put_uvarint;
 
 /// Requests that wait for the socket. When full, the region keeps its batches in the streams.
 pub const LINK_QUEUE_REQUESTS: usize = 16;
@@ -167,18 +168,16 @@ async fn read(
 /// Finds each batch's result. A batch that the answer leaves out has an unknown outcome.
 fn match_up(sent: Vec<Sent>, answer: &ProduceResponse) -> Vec<Answer> {
     const NOT_ANSWERED: i16 = -1;
+    let results: HashMap<(&str, i32), Result<i64, i16>> = (answer.responses.iter())
+        .flat_map(|topic| topic.partition_responses.iter().map(|partition| (topic.name.as_str(), partition)))
+        .map(|(topic, partition)| {
+            let result = if partition.error_code == 0 { Ok(partition.base_offset) } else { Err(partition.error_code) };
+            ((topic, partition.index), result)
+        })
+        .collect();
     sent.into_iter()
         .map(|sent| {
-            let result = answer
-                .responses
-                .iter()
-                .filter(|topic| topic.name.as_str() == &*sent.topic)
-                .flat_map(|topic| &topic.partition_responses)
-                .find(|partition| partition.index == sent.partition)
-                .map_or(Err(NOT_ANSWERED), |partition| match partition.error_code {
-                    0 => Ok(partition.base_offset),
-                    code => Err(code),
-                });
+            let result = results.get(&(&*sent.topic, sent.partition)).copied().unwrap_or(Err(NOT_ANSWERED));
             Answer { sent, result }
         })
         .collect()
@@ -203,19 +202,18 @@ fn encode(
     body.put_u8(0); // transactional id: null
     body.put_i16(if barrier { -1 } else { 1 });
     body.put_i32(REPLICATION_TIMEOUT_MS);
-    put_uvarint(&mut body, 1 + entries.chunk_by(|a, b| a.topic == b.topic).count());
+    put_uvarint(&mut body, 1 + entries.chunk_by(|a, b| a.topic == b.topic).count() as u32);
     let mut sent = Vec::with_capacity(entries.len());
-    let mut topics = 0;
     let mut at = 0;
     while at < entries.len() {
         let of_topic = entries[at..].iter().take_while(|entry| entry.topic == entries[at].topic).count();
-        put_uvarint(&mut body, 1 + entries[at].topic.len());
+        put_uvarint(&mut body, 1 + entries[at].topic.len() as u32);
         body.put_slice(entries[at].topic.as_bytes());
-        put_uvarint(&mut body, 1 + of_topic);
+        put_uvarint(&mut body, 1 + of_topic as u32);
         for entry in &entries[at..at + of_topic] {
             let batch = &entry.outgoing.batch;
             body.put_i32(entry.partition);
-            put_uvarint(&mut body, 1 + batch.len());
+            put_uvarint(&mut body, 1 + batch.len() as u32);
             let records = batch.records.iter().map(|piece| &piece[..]);
             body.put_slice(&rewritten_header(&batch.header, entry.outgoing.identity, records));
             pieces.push(body.split().freeze());
@@ -231,24 +229,13 @@ fn encode(
         }
         body.put_u8(0); // the topic's tagged fields
         at += of_topic;
-        topics += 1;
     }
-    debug_assert!(topics > 0 || sent.is_empty());
     body.put_u8(0); // the request's tagged fields
     pieces.push(body.freeze());
     let beyond = pieces[first_piece..].iter().map(Bytes::len).sum();
     end_frame(&mut head, beyond);
     pieces[first_piece] = head.freeze();
     (header.correlation_id, sent)
-}
-
-fn put_uvarint(out: &mut BytesMut, value: usize) {
-    let mut value = value;
-    while value >= 0x80 {
-        out.put_u8((value as u8 & 0x7f) | 0x80);
-        value >>= 7;
-    }
-    out.put_u8(value as u8);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -48,6 +48,8 @@ pub struct RegionMetrics {
     pub diverged_records: Counter,
     /// Records that an operator stepped over.
     pub skipped_records: Counter,
+    /// Batches that were renumbered because compaction had made holes into them.
+    pub renumbered_batches: Counter,
     /// Batches found in the region's log out of their row.
     pub out_of_row_batches: Counter,
 }
@@ -67,6 +69,7 @@ pub struct MirrorMetrics {
     lost: Family<RegionLabel, Counter>,
     diverged: Family<RegionLabel, Counter>,
     skipped: Family<RegionLabel, Counter>,
+    renumbered: Family<RegionLabel, Counter>,
     out_of_row: Family<RegionLabel, Counter>,
     errors: Family<ErrorLabel, Counter>,
     received: Family<ClusterLabel, Counter>,
@@ -104,6 +107,11 @@ impl MirrorMetrics {
             metrics.skipped.clone(),
         );
         registry.register(
+            "renumbered_batches",
+            "Batches with holes of compaction, which brokers refuse: their records got offsets without gaps",
+            metrics.renumbered.clone(),
+        );
+        registry.register(
             "out_of_row_batches",
             "Batches found in a region's log that are no part of their stream's row",
             metrics.out_of_row.clone(),
@@ -138,6 +146,7 @@ impl MirrorMetrics {
             lost_records: self.lost.get_or_create(&label).clone(),
             diverged_records: self.diverged.get_or_create(&label).clone(),
             skipped_records: self.skipped.get_or_create(&label).clone(),
+            renumbered_batches: self.renumbered.get_or_create(&label).clone(),
             out_of_row_batches: self.out_of_row.get_or_create(&label).clone(),
         }
     }

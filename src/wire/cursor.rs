@@ -6,6 +6,7 @@
 //! # References
 //! <https://kafka.apache.org/protocol#protocol_types>
 
+use bytes::BufMut;
 use thiserror::Error;
 
 /// A uvarint of 32 bits takes at most this many bytes.
@@ -193,12 +194,12 @@ impl UvarintReader {
 }
 
 /// Appends an unsigned varint in its shortest form.
-pub fn put_uvarint(out: &mut Vec<u8>, mut value: u32) {
+pub fn put_uvarint(out: &mut impl BufMut, mut value: u32) {
     while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
+        out.put_u8(value as u8 | 0x80);
         value >>= 7;
     }
-    out.push(value as u8);
+    out.put_u8(value as u8);
 }
 
 /// How many bytes [`put_uvarint`] writes for `value`.

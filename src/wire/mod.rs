@@ -8,6 +8,7 @@
 //! written by a peer: lengths are bounds to be checked, never sizes to be allocated.
 
 pub mod batch;
+pub mod codec;
 pub mod cursor;
 pub mod endpoints;
 pub mod fetch;
@@ -15,6 +16,7 @@ pub mod frame;
 pub mod header;
 pub mod produce;
 pub mod produce_answer;
+pub mod renumber;
 pub mod rewrite;
 pub mod shape;
 pub mod share;

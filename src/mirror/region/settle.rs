@@ -33,6 +33,7 @@ impl Region {
                 "the local log was truncated (unclean leader election): the region has records that the local cluster has lost; \
                  the stream goes on behind them");
         }
+        self.parts.metrics.renumbered_batches.inc_by(std::mem::take(&mut slot.stream.renumbered_batches));
         slot.stream.leave_draining(now);
         if let Some(incident) = slot.stream.incident.take() {
             tracing::error!(region = %self.parts.settings.name, topic = %slot.stream.topic,

@@ -23,7 +23,8 @@ impl Stream {
         }
         if base == self.next_offset {
             self.captured_next(now);
-            self.take_in(batch, false);
+            let source = batch.header;
+            self.take_in(batch, source, false);
             self.take_in_held();
         } else if self.catching_up && !self.tailing {
             // Far behind: what is ahead would only fill the budget.
@@ -101,20 +102,25 @@ impl Stream {
                 continue;
             }
             let skip = header.is_control() || (header.is_transactional() && in_aborted);
-            if !skip && header.record_count > 0 && header.has_holes() {
-                let reason = format!(
-                    "the batch at source offset {} was compacted, so that a broker would refuse it; diffluent can't \
-                     mirror compacted batches with holes yet; step over it with diffluent skip",
-                    header.base_offset
-                );
-                let obstacle = Obstacle {
-                    offset: header.base_offset,
-                    next_offset: header.next_offset(),
-                    records: u64::try_from(header.record_count).unwrap_or(0),
-                };
-                return self.obstructed(reason, Some(obstacle));
+            let source = *header;
+            let holes = !skip && source.record_count > 0 && source.has_holes() && !is_reserved(source.producer_id);
+            let batch = if holes { batch.renumbered() } else { Ok(batch) };
+            match batch {
+                Ok(batch) => {
+                    self.renumbered_batches += u64::from(holes);
+                    self.take_in(batch, source, skip);
+                }
+                Err(error) => {
+                    let offset = source.base_offset;
+                    let reason = format!(
+                        "the batch at source offset {offset} was compacted, so that a broker would refuse it as it is, and it can't be \
+                         renumbered: {error}; step over it with diffluent skip"
+                    );
+                    let records = u64::try_from(source.record_count).unwrap_or(0);
+                    let obstacle = Obstacle { offset, next_offset: source.next_offset(), records };
+                    return self.obstructed(reason, Some(obstacle));
+                }
             }
-            self.take_in(batch, skip);
             if !matches!(self.phase, Phase::Sending { .. } | Phase::Replaying(_)) {
                 return;
             }
@@ -144,14 +150,15 @@ impl Stream {
     }
 
     /// The batch is the log's next one (or the next behind offsets that the log no longer has).
-    pub(super) fn take_in(&mut self, batch: Batch, skip: bool) {
-        let next = batch.header.next_offset();
+    /// `source` is its header in the log, which differs from the batch's own if it was renumbered.
+    pub(super) fn take_in(&mut self, batch: Batch, source: BatchHeader, skip: bool) {
+        let next = source.next_offset();
         self.next_offset = next;
-        self.last_taken = Some(batch.header);
+        self.last_taken = Some(source);
         self.position_hint();
-        let skip = skip || batch.header.record_count == 0 || is_reserved(batch.header.producer_id);
+        let skip = skip || source.record_count == 0 || is_reserved(source.producer_id);
         if let Phase::Replaying(found) = self.phase {
-            self.replay(&batch, skip, found);
+            self.replay(&batch, next, skip, found);
         } else if skip {
             self.pass(next);
         } else {
@@ -179,14 +186,14 @@ impl Stream {
             }
             self.held_bytes -= batch.len();
             if base == self.next_offset {
-                self.take_in(batch, false);
+                let source = batch.header;
+                self.take_in(batch, source, false);
             }
         }
     }
 
-    /// Steps over a batch that the region has.
-    pub(super) fn replay(&mut self, batch: &Batch, skip: bool, found: Found) {
-        let next = batch.header.next_offset();
+    /// Steps over a batch that the region has; `next` is the source offset behind it.
+    pub(super) fn replay(&mut self, batch: &Batch, next: i64, skip: bool, found: Found) {
         if skip {
             // The position moves as a whole, at the end of the replay.
             return;

@@ -268,6 +268,8 @@ pub struct Stream {
     suspicion: Option<Suspicion>,
     /// Records that the region holds and the source has lost, until somebody was told.
     diverged_records: u64,
+    /// Batches that were renumbered because compaction had made holes into them, until somebody was told.
+    pub renumbered_batches: u64,
     /// Failures without an acknowledgement in between: each one doubles the wait.
     failures: u32,
     /// Whether the position is known.
@@ -322,6 +324,7 @@ impl Stream {
             last_taken: None,
             suspicion: None,
             diverged_records: 0,
+            renumbered_batches: 0,
             failures: 0,
             positioned: false,
             blocked: None,
