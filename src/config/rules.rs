@@ -13,6 +13,8 @@ const FRAME_LIMIT_MIN: ByteSize = ByteSize::from_mib(1);
 const FRAME_LIMIT_MAX: ByteSize = ByteSize::from_bytes(i32::MAX as u64);
 /// One record batch of the default `message.max.bytes` must fit.
 const WINDOW_MIN: ByteSize = ByteSize::from_mib(1);
+/// Less would not carry the smallest batches of a quiet topic in time.
+const RATE_LIMIT_MIN: ByteSize = ByteSize::from_bytes(64 * 1024);
 const CATCH_UP_BUFFER_MIN: ByteSize = ByteSize::from_mib(1);
 /// Shorter intervals would only be load.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
@@ -120,6 +122,11 @@ fn region_values(table: &str, region: &Region, found: &mut Vec<Finding>) {
         ));
     }
     at_least(&format!("{table}.window"), region.window, WINDOW_MIN, found);
+    for (key, limit) in [("rate_limit", region.rate_limit), ("catch_up_rate_limit", region.catch_up_rate_limit)] {
+        if let Some(limit) = limit {
+            at_least(&format!("{table}.{key}"), limit, RATE_LIMIT_MIN, found);
+        }
+    }
 }
 
 fn mirror(config: &Config, found: &mut Vec<Finding>) {

@@ -157,6 +157,7 @@ fn every_bad_configuration_is_refused_with_the_line_the_key_and_an_example() {
             "\"us\"\nstart = \"now\"",
             &["region[0].start: \"now\" is not known here; it can be \"earliest\" or \"latest\""],
         ),
+        ("\"us\"", "\"us\"\nrate_limit = \"1 KiB\"", &["region[0].rate_limit: 1 KiB is too small"]),
         ("\"us\"", "\"us\"\nwindow = \"10 KiB\"", &["region[0].window: 10 KiB is too small"]),
         (
             "broker_ports",

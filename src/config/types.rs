@@ -103,6 +103,14 @@ pub struct Region {
     /// use a link fully: 1 Gbit/s at 200 ms is 24 MiB.
     #[serde(default = "Region::default_window")]
     pub window: ByteSize,
+    /// The most bytes per second that are sent to the region, all told. Left out, there is no limit. What has to wait stays in the local log: a limit
+    /// below what is produced makes the lag grow for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<ByteSize>,
+    /// The most bytes per second that are read from the local log for a region that is behind, so that catching up after an outage leaves the local
+    /// cluster's disks and the line to others. Left out, there is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catch_up_rate_limit: Option<ByteSize>,
 }
 
 impl Region {

@@ -1,6 +1,8 @@
 //! What a region's task hears from its links, readers and jobs. The queue is bounded: whoever has news waits until there is room. Nobody on
 //! a client's path sends here.
 
+use std::collections::HashMap;
+
 use tokio::sync::oneshot;
 
 use super::SkipError;
@@ -67,8 +69,8 @@ pub enum Event {
     Committed {
         /// What was to be committed.
         positions: Vec<(usize, Position)>,
-        /// How it went.
-        result: Result<(), ClientError>,
+        /// How it went, with the partitions that were refused alone.
+        result: Result<HashMap<Partition, i16>, ClientError>,
     },
     /// A region's metadata was read again, or could not be.
     Metadata(Result<(), ClientError>),

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::events::Event;
 use super::stream::Outgoing;
+use super::throttle::Throttle;
 use crate::client::ClientError;
 use crate::client::apis::Call;
 use crate::client::cluster::Cluster;
@@ -90,6 +91,7 @@ pub async fn run(
     node_id: i32,
     generation: u64,
     queue: mpsc::Receiver<Request>,
+    throttle: Option<Arc<Throttle>>,
     events: mpsc::Sender<Event>,
     room: Arc<Notify>,
 ) {
@@ -103,7 +105,7 @@ pub async fn run(
                 let (requests, answers) = connection.split();
                 let unanswered = Mutex::new(VecDeque::new());
                 tokio::select! {
-                    result = write(requests, queue, &unanswered, &room) => result.err(),
+                    result = write(requests, queue, throttle.as_deref(), &unanswered, &room) => result.err(),
                     error = read(answers, node_id, generation, &unanswered, &events) => Some(error),
                 }
             }
@@ -119,6 +121,7 @@ pub async fn run(
 async fn write(
     mut requests: Requests,
     mut queue: mpsc::Receiver<Request>,
+    throttle: Option<&Throttle>,
     unanswered: &Mutex<VecDeque<Unanswered>>,
     room: &Notify,
 ) -> Result<(), ClientError> {
@@ -129,6 +132,12 @@ async fn write(
             return Ok(());
         }
         for request in waiting.drain(..) {
+            if let Some(throttle) = throttle {
+                // What is encoded is waited for: it must not stay behind.
+                requests.write_pieces(&pieces).await?;
+                pieces.clear();
+                throttle.pass(request.bytes).await;
+            }
             let (correlation, sent) = encode(&mut requests, request.entries, request.barrier, &mut pieces);
             lock(unanswered).push_back(Unanswered { correlation, bytes: request.bytes, sent });
         }

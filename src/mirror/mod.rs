@@ -21,6 +21,7 @@ pub mod scan;
 pub mod source;
 pub mod start;
 pub mod stream;
+pub mod throttle;
 pub mod topic_list;
 pub mod topics;
 
@@ -43,6 +44,7 @@ use progress::Partition;
 use region::{Parts, Region, Settings};
 use source::Source;
 use stream::Obstacle;
+use throttle::Throttle;
 use topic_list::{MirroredTopic, mirrored_topics};
 
 /// How long somebody who asks for the lag waits for a region's task.
@@ -99,6 +101,8 @@ impl Mirror {
                 inbox: inbox.clone(),
                 capture: capture.clone(),
                 topics: topics_seen,
+                throttle: region.rate_limit.map(|limit| Arc::new(Throttle::new(limit.as_usize()))),
+                catch_up_throttle: region.catch_up_rate_limit.map(|limit| Arc::new(Throttle::new(limit.as_usize()))),
                 metrics: metrics.region(name),
             });
             tasks.spawn(task.run());

@@ -181,18 +181,19 @@ impl Progress {
         Ok(loaded)
     }
 
-    /// Commits positions. All are committed when this returns without error.
+    /// Commits positions. All are committed but those that are given back, with their error codes: their topics were deleted, for instance.
     ///
     /// # Errors
-    /// Those of the calls; [`ClientError::Refused`] with the first partition's error. Some of the positions may be committed then.
-    pub async fn commit(&self, positions: &[(Partition, Position)]) -> Result<(), ClientError> {
+    /// Those of the calls; [`ClientError::Refused`] when a whole request was refused. Some of the positions may be committed then.
+    pub async fn commit(&self, positions: &[(Partition, Position)]) -> Result<HashMap<Partition, i16>, ClientError> {
+        let mut refused = HashMap::new();
         for chunk in positions.chunks(COMMIT_PARTITIONS_MAX) {
-            self.commit_chunk(chunk).await?;
+            refused.extend(self.commit_chunk(chunk).await?);
         }
-        Ok(())
+        Ok(refused)
     }
 
-    async fn commit_chunk(&self, positions: &[(Partition, Position)]) -> Result<(), ClientError> {
+    async fn commit_chunk(&self, positions: &[(Partition, Position)]) -> Result<HashMap<Partition, i16>, ClientError> {
         let mut topics: HashMap<&Arc<str>, Vec<OffsetCommitRequestPartition>> = HashMap::new();
         for ((topic, partition), position) in positions {
             topics.entry(topic).or_default().push(
@@ -215,18 +216,18 @@ impl Progress {
                     .collect(),
             );
         let answer = self.ask_coordinator(&request).await?;
-        let refused = answer
-            .topics
-            .iter()
-            .flat_map(|topic| &topic.partitions)
-            .map(|partition| partition.error_code)
-            .find(|code| *code != 0);
-        match refused {
-            Some(code) => {
+        let refused: HashMap<Partition, i16> = (answer.topics.iter())
+            .flat_map(|topic| topic.partitions.iter().map(|partition| (topic.name.as_str(), partition)))
+            .filter(|(_, partition)| partition.error_code != 0)
+            .map(|(topic, partition)| ((Arc::from(topic), partition.partition_index), partition.error_code))
+            .collect();
+        match refused.values().next() {
+            // A coordinator that refuses says so for each partition.
+            Some(code) if refused.len() == positions.len() => {
                 self.forget_coordinator().await;
-                Err(self.refused("commit", code))
+                Err(self.refused("commit", *code))
             }
-            None => Ok(()),
+            _ => Ok(refused),
         }
     }
 

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::events::Event;
 use super::offsets::name;
+use super::throttle::Throttle;
 use crate::client::ClientError;
 use crate::client::cluster::Cluster;
 use crate::client::connection::Connection;
@@ -130,12 +131,20 @@ impl Wishes {
 }
 
 /// Runs a reader until the region is gone.
-pub async fn run(local: Arc<Cluster>, node_id: i32, mode: Mode, wishes: Arc<Wishes>, events: mpsc::Sender<Event>) {
+pub async fn run(
+    local: Arc<Cluster>,
+    node_id: i32,
+    mode: Mode,
+    wishes: Arc<Wishes>,
+    throttle: Option<Arc<Throttle>>,
+    events: mpsc::Sender<Event>,
+) {
     let taken = Arc::new(Notify::new());
     loop {
         let error = match local.connect(node_id).await {
             Ok(connection) => {
-                let mut reader = Reader { connection, mode, session: Session::default(), next: 0 };
+                let mut reader =
+                    Reader { connection, mode, session: Session::default(), next: 0, throttle: throttle.clone() };
                 let fetched = &local.traffic().fetched_bytes;
                 reader.read_on(node_id, &wishes, &events, &taken, fetched).await
             }
@@ -154,6 +163,7 @@ struct Reader {
     mode: Mode,
     session: Session,
     next: usize,
+    throttle: Option<Arc<Throttle>>,
 }
 
 /// An incremental fetch session: the broker remembers what is asked for, only changes are sent.
@@ -199,7 +209,11 @@ impl Reader {
             }
             self.next = wanted.last_key_value().map_or(0, |(stream, _)| stream + 1);
             let partitions = results(answer, &wanted);
-            fetched_bytes.inc_by(partitions.iter().map(|partition| partition.records.len() as u64).sum());
+            let bytes: usize = partitions.iter().map(|partition| partition.records.len()).sum();
+            fetched_bytes.inc_by(bytes as u64);
+            if let Some(throttle) = &self.throttle {
+                throttle.pass(bytes).await;
+            }
             let failed = partitions.iter().any(|partition| partition.error_code != 0);
             if !partitions.is_empty() || self.mode == Mode::CatchUp {
                 let read = Read { node_id, mode: self.mode, at: Instant::now(), partitions, taken: taken.clone() };

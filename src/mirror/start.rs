@@ -177,6 +177,8 @@ async fn begin(
     let ours = own_producers(region, &streams).await?;
     let mut outcomes = Vec::new();
     let mut commits = Vec::new();
+    let starting: HashMap<usize, Partition> =
+        streams.iter().map(|(stream, _)| (stream.stream, stream.partition.clone())).collect();
     for (stream, position) in streams {
         if ours.contains(&stream.stream) {
             outcomes.push((
@@ -201,7 +203,13 @@ async fn begin(
             _ => outcomes.push((stream.stream, Started::Later)),
         }
     }
-    progress.commit(&commits).await?;
+    let refused = progress.commit(&commits).await?;
+    // Usually a topic that was deleted in this moment.
+    for (stream, outcome) in &mut outcomes {
+        if starting.get(stream).is_some_and(|partition| refused.contains_key(partition)) {
+            *outcome = Started::Later;
+        }
+    }
     Ok(outcomes)
 }
 

@@ -47,6 +47,7 @@ impl Region {
             node_id,
             link.generation,
             requests,
+            self.parts.throttle.clone(),
             self.events.clone(),
             self.room.clone(),
         ));

@@ -36,6 +36,7 @@ use crate::mirror::scan::{self, Scanned, Target};
 use crate::mirror::source::Source;
 use crate::mirror::start::{self, Started, Starting};
 use crate::mirror::stream::{FetchWhy, Obstacle, Phase, Stream, Taken};
+use crate::mirror::throttle::Throttle;
 use crate::mirror::topic_list::MirroredTopic;
 
 /// Bytes of batches in one Produce request, above which no further batch is added.
@@ -91,6 +92,10 @@ pub struct Parts {
     pub capture: Arc<Capture>,
     /// Which topics are mirrored to this region.
     pub topics: watch::Receiver<Arc<Vec<MirroredTopic>>>,
+    /// Limits all that is sent to the region.
+    pub throttle: Option<Arc<Throttle>>,
+    /// Limits what is read from the local log for a stream that is behind.
+    pub catch_up_throttle: Option<Arc<Throttle>>,
     /// The region's metrics.
     pub metrics: RegionMetrics,
 }
@@ -342,9 +347,18 @@ impl Region {
             Event::Committed { positions, result } => {
                 self.committing = false;
                 match result {
-                    Ok(()) => {
+                    Ok(refused) => {
                         for (stream, position) in positions {
-                            self.slots[stream].stream.on_committed(position);
+                            match refused.get(&self.key(stream)) {
+                                None => self.slots[stream].stream.on_committed(position),
+                                Some(code) => {
+                                    self.parts.metrics.error("progress");
+                                    let (topic, partition) = self.key(stream);
+                                    tracing::debug!(region = %self.parts.settings.name, %topic, partition,
+                                        error = error_code::describe(*code), "the position could not be committed; trying again");
+                                    self.uncommitted.insert(stream);
+                                }
+                            }
                             self.touch(stream);
                         }
                     }

@@ -102,7 +102,15 @@ impl Region {
         }
         let wishes: Arc<Wishes> = Arc::default();
         self.readers.insert((node_id, mode), wishes.clone());
-        self.jobs.spawn(reader::run(self.parts.local.clone(), node_id, mode, wishes.clone(), self.events.clone()));
+        let throttle = self.parts.catch_up_throttle.clone().filter(|_| mode == Mode::CatchUp);
+        self.jobs.spawn(reader::run(
+            self.parts.local.clone(),
+            node_id,
+            mode,
+            wishes.clone(),
+            throttle,
+            self.events.clone(),
+        ));
         wishes
     }
 

@@ -14,7 +14,7 @@ use crate::client::error_code;
 use crate::mirror::batch::tests::{CLIENT, bytes_of};
 use crate::mirror::batch::{Batch, Feed, fetched};
 use crate::mirror::progress::Position;
-use crate::wire::batch::{Identity, sequence_after};
+use crate::wire::batch::{BatchError, Identity, sequence_after};
 
 const SEEDS: u64 = 3_000;
 const STEPS: usize = 400;
@@ -361,4 +361,51 @@ fn under_any_mix_of_faults_the_region_gets_every_record_once_and_in_order() {
         let result = std::panic::catch_unwind(|| World::new(seed).run());
         assert!(result.is_ok(), "DIFFLUENT_SEED={seed} cargo test --lib mirror::stream");
     }
+}
+
+/// A stream that is sending, with a source log of two batches (offsets 0 to 4) that it has read.
+fn with_two_read(now: Instant, end: i64) -> Stream {
+    let mut world = World::new(1);
+    world.stream.on_source(SourceView { leader: 1, leader_epoch: 0, end }, now);
+    let log = [bytes_of(0, 2, 20, 0, CLIENT), bytes_of(2, 3, 20, 0, CLIENT)].concat();
+    world.stream.on_fetched(0, fetched(Bytes::from(log), now), Vec::new(), end, now);
+    world.stream
+}
+
+/// Sends one batch and has it acknowledged.
+fn send_one(stream: &mut Stream, now: Instant) {
+    let outgoing = stream.next_batch().expect("a batch is ready");
+    assert!(stream.next_batch().is_none(), "not primed, or there is no other");
+    stream.on_answer(outgoing.token, Ok(outgoing.batch.header.base_offset), 0, now).expect("a barrier");
+}
+
+#[test]
+fn everything_before_a_batch_that_cannot_be_mirrored_is_sent_before_the_stream_stalls() {
+    let now = Instant::now();
+    let mut stream = with_two_read(now, 9);
+    let unreadable = || std::iter::once(Err(BatchError::OldFormat(1)));
+    stream.on_fetched(5, unreadable(), Vec::new(), 9, now);
+    assert_eq!(stream.wants_fetch(), None, "the log is not read again and again meanwhile");
+    send_one(&mut stream, now);
+    send_one(&mut stream, now);
+    assert_eq!(stream.position().source_offset, 5);
+    assert_eq!(stream.wants_fetch().map(|want| want.offset), Some(5));
+    stream.on_fetched(5, unreadable(), Vec::new(), 9, now);
+    stream.leave_draining(now);
+    assert!(matches!(stream.phase(), Phase::Stalled { .. }), "{:?}", stream.phase());
+}
+
+#[test]
+fn offsets_that_retention_took_are_counted_once_and_only_after_everything_before_them_is_sent() {
+    let now = Instant::now();
+    let mut stream = with_two_read(now, 30);
+    assert_eq!(stream.on_source_lost(20), None, "two batches are not in the region yet");
+    send_one(&mut stream, now);
+    send_one(&mut stream, now);
+    assert_eq!(stream.on_source_lost(20), Some((5, 20)));
+    stream.leave_draining(now);
+    let at = stream.position();
+    assert_eq!((at.source_offset, at.sequence, at.producer_epoch, at.toll.lost_records), (20, 0, 1, 15));
+    assert_eq!(stream.on_source_lost(20), None, "once");
+    assert_eq!(stream.phase(), &Phase::Committing, "the new incarnation is committed before its first batch");
 }
