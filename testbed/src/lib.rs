@@ -2,7 +2,8 @@
 //!
 //! Owns: fetching Apache Kafka, starting and stopping clusters ([`kafka`]), delay lines and network faults ([`delay`]),
 //! raw calls to a broker ([`call`]), workloads ([`workload`]), the record by record comparison of two clusters
-//! ([`verify`]) and the diffluent binary as a child process ([`proxy`]). The demo's story is in [`demo`].
+//! ([`verify`]) and the diffluent binary as a child process ([`proxy`]). The demo's story is in [`demo`],
+//! faults drawn by a seed in [`chaos`].
 //!
 //! May touch: child processes that it started itself, a per-user cache directory, temporary directories, loopback ports.
 //! Must not: link against diffluent. The product is tested from outside, as its users meet it.
@@ -11,6 +12,7 @@
 pub mod bench;
 mod build;
 pub mod call;
+pub mod chaos;
 pub mod delay;
 pub mod demo;
 pub mod guard;

@@ -1,0 +1,228 @@
+//! Chaos: real Kafka, three brokers a side, stock producers, and faults drawn by a seed; at the end every record is compared.
+
+mod schedule;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+
+use crate::build::build;
+use crate::workload::{Running, Transactions};
+use crate::{Acks, Cluster, Codec, DelaySpec, Proxy, ProxyConfig, Side, Workload, verify};
+use schedule::{Fault, On, Schedule};
+
+const BROKERS: u16 = 3;
+const PARTITIONS: i32 = 3;
+/// The region is this far away.
+const RTT: Duration = Duration::from_millis(20);
+/// How long everything may take to be in the region once nothing fails any more; an abandoned transaction alone holds up its partition for a minute.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// In a long run, the region has to be level so often.
+const LEVEL_EVERY: Duration = Duration::from_secs(300);
+const TOPICS: [&str; 3] = ["orders", "payments", "clicks"];
+
+/// What the command line asks for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long faults are injected.
+    pub length: Duration,
+    /// Determines the faults.
+    pub seed: u64,
+    /// diffluent's binary; `None`: build it.
+    pub binary: Option<PathBuf>,
+}
+
+struct Chaos {
+    eu: Cluster,
+    us: Cluster,
+    proxy: Proxy,
+    begun: Instant,
+    faults: BTreeMap<&'static str, u64>,
+    not_done: u64,
+}
+
+/// Runs it; `true` when the region holds every record that the local cluster holds, once and in order.
+///
+/// # Errors
+/// When the clusters can't be started, or the region is not level in time.
+pub async fn run(options: &Options) -> Result<bool> {
+    let binary = match &options.binary {
+        Some(binary) => binary.clone(),
+        None => build().await?,
+    };
+    println!("cargo chaos --minutes {} --seed {}", options.length.as_secs_f64() / 60.0, options.seed);
+    let (eu, us) = tokio::try_join!(
+        Cluster::builder().name("eu").brokers(BROKERS).start(),
+        Cluster::builder().name("us").brokers(BROKERS).listener_via(DelaySpec { rtt: RTT, bandwidth: None }).start(),
+    )?;
+    let replicas = i16::try_from(BROKERS).context("too many brokers")?;
+    for topic in TOPICS {
+        for cluster in [&eu, &us] {
+            cluster.create_topic(topic, PARTITIONS, replicas, &[("min.insync.replicas", "2")]).await?;
+        }
+    }
+    let config = ProxyConfig::new("eu", &eu.bootstrap()).region("us", &us.delayed_bootstrap());
+    let proxy = Proxy::start(binary, ProxyConfig { log: "info,diffluent::mirror=debug".into(), ..config }).await?;
+    println!("diffluent's log: {}", proxy.log_path().display());
+    let mut chaos = Chaos { eu, us, proxy, begun: Instant::now(), faults: BTreeMap::new(), not_done: 0 };
+    let producers = chaos.producers()?;
+    let mut level_at = chaos.begun + LEVEL_EVERY;
+    for (quiet, fault) in Schedule::new(options.seed, u64::from(BROKERS), u64::from(PARTITIONS.unsigned_abs())) {
+        tokio::time::sleep(quiet).await;
+        if chaos.begun.elapsed() >= options.length {
+            break;
+        }
+        if Instant::now() > level_at {
+            chaos.wait_level("in between").await?;
+            level_at = Instant::now() + LEVEL_EVERY;
+        }
+        chaos.say(&fault.to_string());
+        *chaos.faults.entry(fault.kind()).or_default() += 1;
+        chaos.inject(fault).await.with_context(|| format!("after {fault}"))?;
+    }
+    chaos.say("nothing fails any more; the producers stop");
+    for (what, producer) in producers {
+        producer.stop();
+        match producer.finish().await {
+            Ok(outcome) => chaos.say(&format!("{what}: {} of {} records acknowledged", outcome.acked, outcome.sent)),
+            // What counts is what the local log holds.
+            Err(error) => chaos.say(&format!("{what}: {error:#}")),
+        }
+    }
+    chaos.wait_level("at the end").await?;
+    chaos.judge(options).await
+}
+
+impl Chaos {
+    fn say(&self, what: &str) {
+        println!("[{:6.1} s] {what}", self.begun.elapsed().as_secs_f64());
+    }
+
+    fn producers(&self) -> Result<Vec<(&'static str, Running)>> {
+        let through = |topic: &str, rate: u64, seed: u64| Workload {
+            records: u64::MAX,
+            rate: Some(rate),
+            seed,
+            config: vec![("reconnect.backoff.max.ms".into(), "500".into())],
+            ..Workload::new(&self.proxy.bootstrap(), topic)
+        };
+        let past = Workload { bootstrap: self.eu.bootstrap(), ..through("orders", 200, 2) };
+        let transactions = Transactions { id: "chaos".into(), records: 40, abort_every: 4 };
+        Ok(vec![
+            ("idempotent", Workload { idempotent: true, codec: Codec::Lz4, ..through("orders", 1_000, 1) }.start()?),
+            ("past the proxy", past.start()?),
+            ("acks=1", Workload { acks: Acks::Leader, ..through("clicks", 200, 3) }.start()?),
+            ("acks=0", Workload { acks: Acks::None, codec: Codec::Zstd, ..through("clicks", 100, 4) }.start()?),
+            ("acks=all", through("payments", 300, 5).start()?),
+            ("transactional", Workload { transactions: Some(transactions), ..through("payments", 100, 6) }.start()?),
+        ])
+    }
+
+    fn cluster(&self, side: On) -> &Cluster {
+        match side {
+            On::Local => &self.eu,
+            On::Region => &self.us,
+        }
+    }
+
+    /// Injects a fault, and mends it.
+    async fn inject(&mut self, fault: Fault) -> Result<()> {
+        match fault {
+            Fault::KillProxy(down) => {
+                self.proxy.kill();
+                tokio::time::sleep(down).await;
+                self.proxy.restart().await?;
+            }
+            Fault::PauseProxy(time) => {
+                self.proxy.signal(Signal::STOP)?;
+                tokio::time::sleep(time).await;
+                self.proxy.signal(Signal::CONT)?;
+            }
+            Fault::KillBroker(side, broker, down) => {
+                self.cluster(side).kill(broker)?;
+                tokio::time::sleep(down).await;
+                self.cluster(side).restart(broker).await?;
+            }
+            Fault::PauseBroker(side, broker, time) => {
+                self.cluster(side).pause(broker)?;
+                tokio::time::sleep(time).await;
+                self.cluster(side).resume(broker)?;
+            }
+            Fault::MoveLeader(side, partition, to) => {
+                for topic in TOPICS {
+                    // A replica that is not in sync yet can't lead.
+                    if let Err(error) = self.cluster(side).move_leader(topic, partition, to).await {
+                        self.not_done += 1;
+                        self.say(&format!("the leader of {topic} {partition} did not move: {error:#}"));
+                    }
+                }
+            }
+            Fault::Cut(time) | Fault::HalfOpen(time) | Fault::Freeze(time) => {
+                let line = self.us.delay().context("the region has no line")?;
+                match fault {
+                    Fault::Cut(_) => line.cut().await,
+                    Fault::HalfOpen(_) => line.half_open(),
+                    _ => line.freeze(),
+                }
+                tokio::time::sleep(time).await;
+                line.restore().await;
+            }
+            Fault::Reset => self.us.delay().context("the region has no line")?.reset(),
+            Fault::Slow(rtt, time) => {
+                let line = self.us.delay().context("the region has no line")?;
+                line.set_rtt(rtt);
+                tokio::time::sleep(time).await;
+                line.set_rtt(RTT);
+            }
+        }
+        Ok(())
+    }
+
+    async fn wait_level(&self, when: &str) -> Result<()> {
+        let since = Instant::now();
+        self.proxy.wait_lag_zero(PATIENCE).await.with_context(|| format!("the region is not level {when}"))?;
+        self.say(&format!("the region is level after {:.1} s, {when}", since.elapsed().as_secs_f64()));
+        Ok(())
+    }
+
+    /// Compares every record, looks at the log, and says what came of it.
+    async fn judge(mut self, options: &Options) -> Result<bool> {
+        let mut clean = true;
+        for topic in TOPICS {
+            let sides = (Side::new("eu", &self.eu.bootstrap()), Side::new("us", &self.us.bootstrap()));
+            let report = verify::compare(&sides.0, &sides.1, topic).await?;
+            clean &= report.is_clean();
+            println!("{report}");
+        }
+        let mut told: BTreeMap<String, u64> = BTreeMap::new();
+        for name in ["lost_records", "diverged_records", "skipped_records", "out_of_row_batches"] {
+            let name = format!("diffluent_{name}_total");
+            let count = self.proxy.metric(&name).await?;
+            told.insert(name, count as u64);
+        }
+        let status = self.proxy.stop().await?;
+        let log = self.proxy.log_text()?;
+        for line in log.lines().filter(|line| line.contains(" ERROR ") || line.contains("panicked at")) {
+            println!("{line}");
+        }
+        if !status.success() || log.contains("panicked at") {
+            println!("diffluent ended with {status}");
+            clean = false;
+        }
+        println!("\nSince its last start diffluent counted: {told:?}");
+        let faults: u64 = self.faults.values().sum();
+        println!("{faults} faults ({} leaders did not move): {:?}", self.not_done, self.faults);
+        let minutes = options.length.as_secs_f64() / 60.0;
+        if clean {
+            println!("Nothing is lost, duplicated or out of order.");
+        } else {
+            println!("SOMETHING IS WRONG. Again: cargo chaos --minutes {minutes} --seed {}", options.seed);
+            println!("diffluent's log:\n{}", crate::guard::tail(self.proxy.log_path()));
+            bail!("the region differs from the local cluster");
+        }
+        Ok(clean)
+    }
+}
