@@ -45,6 +45,8 @@ pub enum Event {
         generation: u64,
         /// Bytes of the request's batches.
         bytes: usize,
+        /// Whether it was an acks=all request.
+        barrier: bool,
         /// A result per batch.
         answers: Vec<Answer>,
     },

@@ -81,6 +81,7 @@ pub struct Answer {
 struct Unanswered {
     correlation: i32,
     bytes: usize,
+    barrier: bool,
     sent: Vec<Sent>,
 }
 
@@ -139,7 +140,12 @@ async fn write(
                 throttle.pass(request.bytes).await;
             }
             let (correlation, sent) = encode(&mut requests, request.entries, request.barrier, &mut pieces);
-            lock(unanswered).push_back(Unanswered { correlation, bytes: request.bytes, sent });
+            lock(unanswered).push_back(Unanswered {
+                correlation,
+                bytes: request.bytes,
+                barrier: request.barrier,
+                sent,
+            });
         }
         room.notify_one();
         requests.write_pieces(&pieces).await?;
@@ -167,7 +173,8 @@ async fn read(
             Err(error) => return error,
         };
         let answers = match_up(request.sent, &answer);
-        if events.send(Event::Answered { node_id, generation, bytes: request.bytes, answers }).await.is_err() {
+        let Unanswered { bytes, barrier, .. } = request;
+        if events.send(Event::Answered { node_id, generation, bytes, barrier, answers }).await.is_err() {
             // The region is gone; its queue ends the writing half too.
             std::future::pending::<()>().await;
         }

@@ -35,6 +35,7 @@ impl Region {
             queue: None,
             up: false,
             in_flight_bytes: 0,
+            barriers_in_flight: 0,
             ready: VecDeque::new(),
             retry_at: now,
             failures: 0,
@@ -69,6 +70,7 @@ impl Region {
         link.up = false;
         link.queue = None;
         link.in_flight_bytes = 0;
+        link.barriers_in_flight = 0;
         link.retry_at = now + (LINK_RETRY * (1 << link.failures.min(8))).min(LINK_RETRY_MAX);
         link.failures += 1;
         for stream in std::mem::take(&mut link.ready) {
@@ -122,7 +124,11 @@ impl Region {
         let Self { links, slots, dirty, .. } = self;
         for link in links.values_mut().filter(|link| link.up) {
             let Some(queue) = &link.queue else { continue };
-            while !link.ready.is_empty() && link.in_flight_bytes < window && queue.capacity() > 1 {
+            while !link.ready.is_empty()
+                && link.in_flight_bytes < window
+                && link.barriers_in_flight < BARRIERS_IN_FLIGHT_MAX
+                && queue.capacity() > 1
+            {
                 let [mut barriers, mut others] = [Vec::new(), Vec::new()];
                 let mut bytes = [0; 2];
                 let mut again = Vec::new();
@@ -153,6 +159,7 @@ impl Region {
                     }
                     let bytes = bytes[usize::from(barrier)];
                     link.in_flight_bytes += bytes;
+                    link.barriers_in_flight += usize::from(barrier);
                     // There was room for two. A closed queue is a link that is about to report its end.
                     let _ = queue.try_send(Request { entries, barrier, bytes });
                 }

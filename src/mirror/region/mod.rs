@@ -41,6 +41,9 @@ use crate::mirror::topic_list::MirroredTopic;
 
 /// Bytes of batches in one Produce request, above which no further batch is added.
 const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+/// acks=all requests under way on one link. A broker answers each only when its replicas have it, one after the other: where that is slow, small batches
+/// wait here instead, so that all but the last of them go with acks=1.
+const BARRIERS_IN_FLIGHT_MAX: usize = 64;
 /// Batches in one Produce request.
 const REQUEST_BATCHES_MAX: usize = 1000;
 /// How often streams that wait for time to pass are looked at.
@@ -125,6 +128,8 @@ struct Link {
     queue: Option<mpsc::Sender<Request>>,
     up: bool,
     in_flight_bytes: usize,
+    /// acks=all requests that are not answered.
+    barriers_in_flight: usize,
     ready: VecDeque<usize>,
     retry_at: Instant,
     failures: u32,
@@ -317,9 +322,10 @@ impl Region {
         match event {
             Event::LinkUp { node_id, generation } => self.link_up(node_id, generation, now),
             Event::LinkDown { node_id, generation, error } => self.link_down(node_id, generation, error, now),
-            Event::Answered { node_id, generation, bytes, answers } => {
+            Event::Answered { node_id, generation, bytes, barrier, answers } => {
                 if let Some(link) = self.links.get_mut(&node_id).filter(|link| link.generation == generation) {
                     link.in_flight_bytes = link.in_flight_bytes.saturating_sub(bytes);
+                    link.barriers_in_flight = link.barriers_in_flight.saturating_sub(usize::from(barrier));
                     for answer in answers {
                         self.answered(answer, now);
                     }
@@ -561,7 +567,11 @@ impl Region {
         slot.asking_epoch = false;
         match end {
             Ok(end) => slot.stream.on_epoch_end(epoch, end),
-            Err(_) => self.parts.source.ask_soon(),
+            Err(code) => {
+                tracing::debug!(region = %self.parts.settings.name, topic = %slot.stream.topic, partition = slot.stream.partition, epoch,
+                    error = error_code::describe(code), "the end of a leader epoch is not known yet; trying again");
+                self.parts.source.ask_soon();
+            }
         }
         self.touch(stream);
     }
