@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::mirror::metrics::MirrorMetrics;
 use crate::mirror::progress::Partition;
 use crate::mirror::{Mirror, SkipError};
+use crate::net::Tcp;
 use crate::session::{Front, FrontConfig, FrontError, SessionMetrics};
 
 /// Pause before an unreachable local cluster is tried again.
@@ -92,7 +93,13 @@ async fn serve(
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), AppError> {
     let servers: Vec<String> = config.local.bootstrap_servers.iter().map(ToString::to_string).collect();
-    let local = Cluster::new("local", servers.clone(), config.proxy.dial_timeout, mirror_metrics.traffic("local"));
+    let local = Cluster::new(
+        "local",
+        servers.clone(),
+        Arc::new(Tcp),
+        config.proxy.dial_timeout,
+        mirror_metrics.traffic("local"),
+    );
     let metadata = tokio::select! {
         metadata = reach(&local) => metadata,
         // The sender is the signal handler: it is there as long as the process.
@@ -122,7 +129,7 @@ async fn serve(
     )?
     .drain_within(config.proxy.drain_timeout);
     if config.mirror.enabled {
-        let mirror = Arc::new(Mirror::start(config, local, capture, &mirror_metrics));
+        let mirror = Arc::new(Mirror::start(config, &|_| Arc::new(Tcp), local, capture, &mirror_metrics));
         // Set once, here.
         let _ = status.mirror.set(mirror);
     }

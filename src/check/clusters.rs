@@ -13,6 +13,7 @@ use crate::client::apis::{Call, NEEDED};
 use crate::client::cluster::{Cluster, Metadata};
 use crate::client::connection::{Connection, Traffic};
 use crate::config::HostPort;
+use crate::net::Tcp;
 
 /// What one address said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +87,7 @@ pub(super) async fn ask(name: &str, servers: &[HostPort], groups: &[String], dea
     if working.is_empty() {
         return found;
     }
-    let cluster = Cluster::new(&name, working, deadline, Arc::<Traffic>::default());
+    let cluster = Cluster::new(&name, working, Arc::new(Tcp), deadline, Arc::<Traffic>::default());
     let metadata = match cluster.refresh().await {
         Ok(metadata) => metadata,
         Err(error) => {
@@ -140,7 +141,7 @@ async fn try_address(name: Arc<str>, address: &HostPort, deadline: Duration) -> 
         Ok(Err(error)) => return Answer::NoSuchHost(error.to_string()),
         Err(_) => return Answer::NoSuchHost("the resolver did not answer".into()),
     }
-    match Connection::open(name, &address.to_string(), Arc::<Traffic>::default(), deadline).await {
+    match Connection::open(&Tcp, name, &address.to_string(), Arc::<Traffic>::default(), deadline).await {
         Ok(connection) if connection.versions(MetadataRequest::KEY).is_none() => Answer::NoBroker,
         Ok(connection) => Answer::Works { missing: missing(|key| connection.versions(key)) },
         Err(error) => Answer::Fails(reason(&error)),

@@ -5,16 +5,18 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::Mutex as SyncMutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use kafka_protocol::messages::{MetadataRequest, MetadataResponse};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::ClientError;
 use super::apis::Call;
 use super::connection::{Connection, Traffic};
+use crate::net::Connect;
 
 /// Two refreshes are at least this far apart, however many ask.
 const REFRESH_SPACING: Duration = Duration::from_millis(100);
@@ -64,6 +66,7 @@ impl Metadata {
 pub struct Cluster {
     name: Arc<str>,
     bootstrap_servers: Vec<String>,
+    connect: Arc<dyn Connect>,
     deadline: Duration,
     traffic: Arc<Traffic>,
     metadata: ArcSwap<Metadata>,
@@ -79,12 +82,19 @@ enum Slot {
 }
 
 impl Cluster {
-    /// A cluster that has not been talked to yet. `deadline` is for a connection and for each call;
+    /// A cluster that has not been talked to yet, and is connected to by `connect`. `deadline` is for a connection and for each call;
     /// `traffic` counts what goes over our own connections.
-    pub fn new(name: &str, bootstrap_servers: Vec<String>, deadline: Duration, traffic: Arc<Traffic>) -> Arc<Self> {
+    pub fn new(
+        name: &str,
+        bootstrap_servers: Vec<String>,
+        connect: Arc<dyn Connect>,
+        deadline: Duration,
+        traffic: Arc<Traffic>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             name: Arc::from(name),
             bootstrap_servers,
+            connect,
             deadline,
             traffic,
             metadata: ArcSwap::default(),
@@ -121,12 +131,16 @@ impl Cluster {
             .chain(self.bootstrap_servers.iter().cloned());
         let mut last = None;
         for address in addresses {
-            match Connection::open(self.name.clone(), &address, self.traffic.clone(), self.deadline).await {
+            match self.open(&address).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => last = Some(error),
             }
         }
         Err(last.unwrap_or_else(|| self.no_broker("any partition")))
+    }
+
+    async fn open(&self, address: &str) -> Result<Connection, ClientError> {
+        Connection::open(&*self.connect, self.name.clone(), address, self.traffic.clone(), self.deadline).await
     }
 
     /// Opens a new connection to one broker.
@@ -137,7 +151,7 @@ impl Cluster {
         let metadata = self.metadata.load_full();
         let (host, port) =
             metadata.brokers.get(&node_id).ok_or_else(|| self.no_broker(format!("node id {node_id}")))?;
-        Connection::open(self.name.clone(), &address(host, *port), self.traffic.clone(), self.deadline).await
+        self.open(&address(host, *port)).await
     }
 
     /// Calls any broker. A connection that broke while idle is replaced once.

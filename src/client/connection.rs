@@ -10,12 +10,11 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::{RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::ClientError;
 use super::apis::Call;
+use crate::net::{Connect, Halves};
 use crate::wire::shape;
 
 /// The longest answer that is read. A Fetch may exceed its own limit by one record batch, and a batch may be as large as a broker takes.
@@ -47,6 +46,12 @@ pub struct Peer {
     pub traffic: Arc<Traffic>,
 }
 
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
 impl Peer {
     fn broken(&self, source: io::Error) -> ClientError {
         ClientError::Broken { cluster: self.cluster.clone(), address: self.address.to_string(), source }
@@ -62,23 +67,20 @@ impl Peer {
 }
 
 /// The writing half: encodes requests and numbers them.
-#[derive(Debug)]
 pub struct Requests {
     peer: Peer,
-    socket: OwnedWriteHalf,
+    socket: Box<dyn AsyncWrite + Send + Unpin>,
     next_correlation: i32,
 }
 
 /// The reading half: frames, in the order in which the broker sends them.
-#[derive(Debug)]
 pub struct Answers {
     peer: Peer,
-    socket: OwnedReadHalf,
+    socket: Box<dyn AsyncRead + Send + Unpin>,
     buffer: BytesMut,
 }
 
 /// A connection to one broker.
-#[derive(Debug)]
 pub struct Connection {
     peer: Peer,
     requests: Requests,
@@ -88,24 +90,22 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to `address` (host:port), and asks which versions the broker speaks. Connecting and each call may take `deadline`.
+    /// Connects by `connect` to `address` (host:port), and asks which versions the broker speaks. Connecting and each call may take `deadline`.
     ///
     /// # Errors
     /// [`ClientError::Connect`] when there is no connection, and those of a call.
     pub async fn open(
+        connect: &dyn Connect,
         cluster: Arc<str>,
         address: &str,
         traffic: Arc<Traffic>,
         deadline: Duration,
     ) -> Result<Self, ClientError> {
         let refused = |source| ClientError::Connect { cluster: cluster.clone(), address: address.to_string(), source };
-        let socket = tokio::time::timeout(deadline, TcpStream::connect(address))
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            .map_err(refused)?;
-        socket.set_nodelay(true).map_err(refused)?;
+        let (host, port) = split_address(address)
+            .ok_or_else(|| refused(io::Error::new(io::ErrorKind::InvalidInput, "not host:port")))?;
+        let Halves { reader, writer } = connect.connect(host, port, deadline).await.map_err(refused)?;
         let peer = Peer { cluster: cluster.clone(), address: Arc::from(address), traffic };
-        let (reader, writer) = socket.into_split();
         let mut connection = Self {
             requests: Requests { peer: peer.clone(), socket: writer, next_correlation: 0 },
             answers: Answers { peer: peer.clone(), socket: reader, buffer: BytesMut::new() },
@@ -318,6 +318,13 @@ impl Answers {
     pub fn decode<C: Call>(&self, correlation: i32, frame: Bytes) -> Result<C::Answer, ClientError> {
         decode::<C>(&self.peer, correlation, frame)
     }
+}
+
+/// host and port of an address, without the brackets around an IPv6 host.
+fn split_address(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    Some((host, port.parse().ok()?))
 }
 
 /// Begins a frame with room for its length and with the request's header.

@@ -1,9 +1,8 @@
 //! A record batch on its way to a region: its decoded header, and its records as they came.
 
-use std::time::Instant;
-
 use bytes::Bytes;
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use crate::wire::batch::{BatchError, BatchHeader, HEADER_LEN};
 use crate::wire::renumber::{RenumberError, renumber};

@@ -3,9 +3,10 @@
 //! A histogram has one significant digit and counts tenths of a millisecond, so that one for each of 10,000 partitions costs about a kilobyte,
 //! and none where nothing is mirrored.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use tokio::time::Instant;
 
 use crate::lag::LatencySummary;
 

@@ -34,8 +34,9 @@ use tokio::task::JoinSet;
 
 use crate::capture::{Capture, Route, Routes};
 use crate::client::cluster::{Cluster, Metadata};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::lag::RegionLag;
+use crate::net::Connect;
 
 use events::Event;
 use inbox::Inbox;
@@ -72,8 +73,14 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Starts mirroring what `config` says. `local` must have been refreshed once.
-    pub fn start(config: &Config, local: Arc<Cluster>, capture: Arc<Capture>, metrics: &MirrorMetrics) -> Self {
+    /// Starts mirroring what `config` says. `connect` gives the way to a region's brokers. `local` must have been refreshed once.
+    pub fn start(
+        config: &Config,
+        connect: &dyn Fn(&config::Region) -> Arc<dyn Connect>,
+        local: Arc<Cluster>,
+        capture: Arc<Capture>,
+        metrics: &MirrorMetrics,
+    ) -> Self {
         let mut tasks = JoinSet::new();
         let mut regions = Vec::new();
         let mut watched = Vec::new();
@@ -96,7 +103,7 @@ impl Mirror {
                     metadata_interval: config.mirror.metadata_interval,
                 },
                 local: local.clone(),
-                cluster: Cluster::new(name, servers, config.proxy.dial_timeout, metrics.traffic(name)),
+                cluster: Cluster::new(name, servers, connect(region), config.proxy.dial_timeout, metrics.traffic(name)),
                 source: source.clone(),
                 inbox: inbox.clone(),
                 capture: capture.clone(),

@@ -6,13 +6,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
 use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use super::events::Event;
 use super::offsets::name;

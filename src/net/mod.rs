@@ -3,11 +3,13 @@
 //! This room owns everything that is particular to TCP (options, deadlines, resets); what travels over a connection is none of its
 //! business. Sessions are generic over [`Link`], so that TLS, a simulated network or a pipe in memory can be put underneath.
 
+pub mod connect;
 pub mod dial;
 pub mod listen;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use connect::{Connect, Connecting, Halves, Tcp};
 pub use dial::{DialError, dial};
 pub use listen::{Bound, Listener};
 

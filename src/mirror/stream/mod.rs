@@ -29,7 +29,9 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::client::error_code::{self, ProduceFault};
 use crate::mirror::batch::Batch;

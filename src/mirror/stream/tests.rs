@@ -4,10 +4,11 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use super::{FetchWhy, Found, Outgoing, Phase, SourceView, Stream};
 use crate::client::error_code;
