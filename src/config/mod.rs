@@ -17,7 +17,7 @@ use std::path::Path;
 
 pub use error::{ConfigError, Problem};
 pub use reference::reference;
-pub use types::{Admin, Cluster, Config, Mirror, Proxy, Region, Start};
+pub use types::{Admin, Cluster, Config, Mirror, OnRegionTopicLost, Proxy, Region, Start};
 pub use values::{ByteSize, HostPort, Name, PortRange, TopicPattern, TopicTemplate};
 
 impl Config {

@@ -95,6 +95,10 @@ pub struct Region {
     /// is produced from now on).
     #[serde(default)]
     pub start: Start,
+    /// What is done when a topic is deleted in the region, or has lost all that was mirrored to it: `"stop"` (its streams stall and say so, until it is
+    /// restored) or `"recreate"` (it is created again, and all that the local log still holds is sent again).
+    #[serde(default)]
+    pub on_region_topic_lost: OnRegionTopicLost,
     /// What a topic is called in the region: `{topic}` stands for its name here and `{origin}` for the name of this proxy. Left
     /// out, the name is the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -145,6 +149,17 @@ pub enum Start {
     Earliest,
     /// At the local log's end.
     Latest,
+}
+
+/// What is done when a topic in a region is deleted, or has lost all that was mirrored to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnRegionTopicLost {
+    /// Its streams stall, and say so.
+    #[default]
+    Stop,
+    /// It is created again, and everything is sent again.
+    Recreate,
 }
 
 /// What all regions share.

@@ -84,9 +84,41 @@ impl Batch {
         Ok(Self { header, records: SmallVec::from_iter([records]), feed: self.feed, since: self.since })
     }
 
-    /// CRC32C of the records alone, to tell whether two batches hold the same.
-    pub fn records_checksum(&self) -> u32 {
+    /// CRC32C of the records alone.
+    fn records_checksum(&self) -> u32 {
         self.records.iter().fold(0, |crc, piece| crc32c::crc32c_append(crc, piece))
+    }
+}
+
+/// What a batch in a region is recognised by in the source: all that mirroring leaves as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint {
+    records_checksum: u32,
+    compression: i16,
+    record_count: i32,
+    base_timestamp: i64,
+}
+
+impl Fingerprint {
+    /// The batch's fingerprint. One checksum pass over its records.
+    pub fn of(batch: &Batch) -> Self {
+        Self {
+            records_checksum: batch.records_checksum(),
+            compression: batch.header.compression(),
+            record_count: batch.header.record_count,
+            base_timestamp: batch.header.base_timestamp,
+        }
+    }
+
+    /// Whether `batch` may hold the same records. Where a broker has compressed anew, only their count can be compared.
+    pub fn fits(&self, batch: &Batch) -> bool {
+        self.record_count == batch.header.record_count
+            && (self.compression != batch.header.compression() || *self == Self::of(batch))
+    }
+
+    /// The timestamp of the first record, milliseconds.
+    pub fn base_timestamp(&self) -> i64 {
+        self.base_timestamp
     }
 }
 

@@ -48,6 +48,8 @@ pub struct RegionMetrics {
     pub diverged_records: Counter,
     /// Records that an operator stepped over.
     pub skipped_records: Counter,
+    /// Records that were acknowledged, lost there, and sent again.
+    pub resent_records: Counter,
     /// Batches that were renumbered because compaction had made holes into them.
     pub renumbered_batches: Counter,
     /// Batches found in the region's log out of their row.
@@ -69,6 +71,7 @@ pub struct MirrorMetrics {
     lost: Family<RegionLabel, Counter>,
     diverged: Family<RegionLabel, Counter>,
     skipped: Family<RegionLabel, Counter>,
+    resent: Family<RegionLabel, Counter>,
     renumbered: Family<RegionLabel, Counter>,
     out_of_row: Family<RegionLabel, Counter>,
     errors: Family<ErrorLabel, Counter>,
@@ -105,6 +108,11 @@ impl MirrorMetrics {
             "skipped_records",
             "Records that a region never gets, because an operator stepped over their batch",
             metrics.skipped.clone(),
+        );
+        registry.register(
+            "resent_records",
+            "Records that a region had acknowledged and then lost: they were sent again",
+            metrics.resent.clone(),
         );
         registry.register(
             "renumbered_batches",
@@ -146,6 +154,7 @@ impl MirrorMetrics {
             lost_records: self.lost.get_or_create(&label).clone(),
             diverged_records: self.diverged.get_or_create(&label).clone(),
             skipped_records: self.skipped.get_or_create(&label).clone(),
+            resent_records: self.resent.get_or_create(&label).clone(),
             renumbered_batches: self.renumbered.get_or_create(&label).clone(),
             out_of_row_batches: self.out_of_row.get_or_create(&label).clone(),
         }

@@ -7,6 +7,7 @@
 //! Nothing here is ever awaited by a client's session; nothing here may point back at one.
 
 pub mod batch;
+pub mod committed;
 pub mod events;
 pub mod identity;
 pub mod inbox;
@@ -17,6 +18,7 @@ pub mod offsets;
 pub mod progress;
 pub mod reader;
 pub mod region;
+pub mod retrace;
 pub mod scan;
 pub mod source;
 pub mod start;
@@ -25,7 +27,7 @@ pub mod throttle;
 pub mod topic_list;
 pub mod topics;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,6 +98,7 @@ impl Mirror {
                     index,
                     name: Arc::from(name),
                     start: region.start,
+                    on_region_topic_lost: region.on_region_topic_lost,
                     window_bytes: region.window.as_usize(),
                     capture_share_bytes: share(config.mirror.buffer.as_usize()),
                     catch_up_share_bytes: share(config.mirror.catch_up_buffer.as_usize()),
@@ -228,7 +231,7 @@ impl Topics {
             .iter()
             .map(|(name, topic)| (name.clone(), Route { topic: name.clone(), id: topic.id, inboxes: Vec::new() }))
             .collect();
-        let mut partitions: HashSet<Partition> = HashSet::new();
+        let mut partitions: BTreeSet<Partition> = BTreeSet::new();
         for region in &self.regions {
             let topics = mirrored_topics(metadata, &region.config, &self.origin);
             for topic in &topics {
@@ -246,8 +249,7 @@ impl Topics {
             });
         }
         self.capture.set_routes(Routes::new(routes.into_values()));
-        let mut partitions: Vec<Partition> = partitions.into_iter().collect();
-        partitions.sort();
+        let partitions: Vec<Partition> = partitions.into_iter().collect();
         self.partitions.send_if_modified(|known| {
             let changed = **known != partitions;
             if changed {

@@ -1,6 +1,6 @@
 //! Asking a cluster's leaders about their logs: ends, starts, and where an epoch ended. One request a broker, all brokers at once.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -20,6 +20,8 @@ pub enum Which {
     End,
     /// The first offset that is still there.
     Start,
+    /// The first record that is not older than this, milliseconds; offset -1 when there is none.
+    At(i64),
 }
 
 /// What a leader said about a partition's log.
@@ -37,8 +39,8 @@ pub struct LogOffset {
 pub fn by_leader<'a>(
     metadata: &Metadata,
     partitions: impl IntoIterator<Item = &'a Partition>,
-) -> HashMap<i32, Vec<&'a Partition>> {
-    let mut groups: HashMap<i32, Vec<&Partition>> = HashMap::new();
+) -> BTreeMap<i32, Vec<&'a Partition>> {
+    let mut groups: BTreeMap<i32, Vec<&Partition>> = BTreeMap::new();
     for partition in partitions {
         if let Some(leader) = metadata.leader(&partition.0, partition.1) {
             groups.entry(leader.node_id).or_default().push(partition);
@@ -60,8 +62,9 @@ pub async fn list_offsets(
     let timestamp = match which {
         Which::End => -1,
         Which::Start => -2,
+        Which::At(timestamp) => timestamp,
     };
-    let mut topics: HashMap<&Arc<str>, Vec<ListOffsetsPartition>> = HashMap::new();
+    let mut topics: BTreeMap<&Arc<str>, Vec<ListOffsetsPartition>> = BTreeMap::new();
     for (topic, partition) in partitions {
         topics.entry(topic).or_default().push(
             ListOffsetsPartition::default()
@@ -96,9 +99,9 @@ pub async fn list_all(
     cluster: &Arc<Cluster>,
     partitions: &[Partition],
     which: Which,
-) -> HashMap<Partition, Result<LogOffset, i16>> {
+) -> BTreeMap<Partition, Result<LogOffset, i16>> {
     let metadata = cluster.metadata();
-    let mut answers: HashMap<Partition, Result<LogOffset, i16>> =
+    let mut answers: BTreeMap<Partition, Result<LogOffset, i16>> =
         partitions.iter().map(|partition| (partition.clone(), Err(error_code::LEADER_NOT_AVAILABLE))).collect();
     let mut calls = tokio::task::JoinSet::new();
     for (leader, group) in by_leader(&metadata, partitions) {
@@ -126,7 +129,7 @@ pub async fn epoch_ends(
     leader: i32,
     epochs: &[(Partition, i32)],
 ) -> Result<Vec<(Partition, Result<i64, i16>)>, ClientError> {
-    let mut topics: HashMap<&Arc<str>, Vec<OffsetForLeaderPartition>> = HashMap::new();
+    let mut topics: BTreeMap<&Arc<str>, Vec<OffsetForLeaderPartition>> = BTreeMap::new();
     for ((topic, partition), epoch) in epochs {
         topics.entry(topic).or_default().push(
             OffsetForLeaderPartition::default()

@@ -10,7 +10,7 @@
 //! # References
 //! OffsetCommit and OffsetFetch: the protocol guide. A commit without a member is allowed while the group has none.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -145,8 +145,8 @@ impl Progress {
     ///
     /// # Errors
     /// Those of the calls; [`ClientError::Refused`] if the group can't be read.
-    pub async fn load(&self, partitions: &[Partition]) -> Result<HashMap<Partition, Committed>, ClientError> {
-        let mut topics: HashMap<&Arc<str>, Vec<i32>> = HashMap::new();
+    pub async fn load(&self, partitions: &[Partition]) -> Result<BTreeMap<Partition, Committed>, ClientError> {
+        let mut topics: BTreeMap<&Arc<str>, Vec<i32>> = BTreeMap::new();
         for (topic, partition) in partitions {
             topics.entry(topic).or_default().push(*partition);
         }
@@ -163,7 +163,7 @@ impl Progress {
             self.forget_coordinator().await;
             return Err(self.refused("read", answer.error_code));
         }
-        let mut loaded = HashMap::new();
+        let mut loaded = BTreeMap::new();
         for topic in answer.topics {
             let topic_name: Arc<str> = Arc::from(topic.name.as_str());
             for partition in topic.partitions {
@@ -194,7 +194,7 @@ impl Progress {
     }
 
     async fn commit_chunk(&self, positions: &[(Partition, Position)]) -> Result<HashMap<Partition, i16>, ClientError> {
-        let mut topics: HashMap<&Arc<str>, Vec<OffsetCommitRequestPartition>> = HashMap::new();
+        let mut topics: BTreeMap<&Arc<str>, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
         for ((topic, partition), position) in positions {
             topics.entry(topic).or_default().push(
                 OffsetCommitRequestPartition::default()

@@ -39,7 +39,7 @@ const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
 const INVALID_FETCH_SESSION_EPOCH: i16 = 71;
 
 /// How a reader reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
     /// What is known to be there.
     CatchUp,
@@ -239,7 +239,7 @@ impl Session {
             let forgotten = self.known.iter().filter(|(stream, _)| !wanted.contains_key(stream));
             (changed.map(|(_, wish)| wish).collect(), forgotten.map(|(_, wish)| wish).collect())
         };
-        let mut by_topic: HashMap<&Arc<str>, Vec<i32>> = HashMap::new();
+        let mut by_topic: BTreeMap<&Arc<str>, Vec<i32>> = BTreeMap::new();
         for wish in forgotten {
             by_topic.entry(&wish.topic).or_default().push(wish.partition);
         }
@@ -280,7 +280,7 @@ fn one_time_request(wanted: &BTreeMap<usize, Wish>) -> FetchRequest {
 }
 
 fn request(wait: Duration, wishes: Vec<&Wish>) -> FetchRequest {
-    let mut topics: HashMap<&Arc<str>, Vec<FetchPartition>> = HashMap::new();
+    let mut topics: BTreeMap<&Arc<str>, Vec<FetchPartition>> = BTreeMap::new();
     for wish in wishes {
         topics.entry(&wish.topic).or_default().push(
             FetchPartition::default()

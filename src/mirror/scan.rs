@@ -1,12 +1,15 @@
 //! Reading a stream's position from the region's log: which of its batches arrived.
 //!
 //! From the position's region offset to the high watermark, the log is searched for batches with the stream's producer id and epoch. In steady
-//! state there is nothing behind the position, so a search costs one empty Fetch for all streams of a broker.
+//! state there is nothing behind the position, so a search costs one short Fetch for all streams of a broker.
+//!
+//! It begins with the batch before the position, which was acknowledged: if another one lies there, or the log ends before it, the region has
+//! lost what it had. Then, or when a newer incarnation has written there, the position proves nothing, and [`super::retrace`] finds it anew.
 //!
 //! Batches above the high watermark are appended but not committed, and not seen: when the stream goes on and one of them is there, the broker
 //! says so (it is a duplicate, or error 45), and the search is made again.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +17,7 @@ use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::{BrokerId, FetchRequest};
 use tokio::time::Instant;
 
-use super::batch::fetched;
+use super::batch::{Fingerprint, fetched};
 use super::offsets::{Which, list_offsets, name};
 use super::progress::Partition;
 use super::stream::Found;
@@ -22,7 +25,7 @@ use crate::client::ClientError;
 use crate::client::cluster::Cluster;
 use crate::client::connection::Connection;
 use crate::client::error_code;
-use crate::wire::batch::sequence_after;
+use crate::wire::batch::{BatchHeader, sequence_after};
 
 const FETCH_BYTES_MAX: i32 = 8 * 1024 * 1024;
 const PARTITION_BYTES_MAX: i32 = 1024 * 1024;
@@ -55,15 +58,23 @@ pub enum Scanned {
         /// Batches of this incarnation that are no part of that row: the broker had lost its state, order or single copy is hurt.
         out_of_row: u64,
     },
-    /// The log ends before the offset that was acknowledged: the region has lost records, or the topic was made anew.
-    Lost {
-        /// Where it ends.
-        end: i64,
-    },
+    /// What the region's log holds is not what the position says.
+    Unproven(Doubt),
     /// The broker answered with an error.
     Failed(i16),
     /// The broker could not be asked.
     Unreachable,
+}
+
+/// Why a position proves nothing about the region's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// The log ends, at this offset, before what was acknowledged: the region has lost records, or the topic was made anew.
+    Truncated(i64),
+    /// Another batch lies where the last acknowledged one was: the region has lost records, and somebody has written since.
+    Replaced,
+    /// This newer incarnation of the stream has written there: committed progress was lost, or went back.
+    Newer(i16),
 }
 
 /// Searches the logs that one broker leads.
@@ -73,7 +84,7 @@ pub enum Scanned {
 pub async fn scan(cluster: &Cluster, node_id: i32, targets: Vec<Target>) -> Result<Vec<(usize, Scanned)>, ClientError> {
     let mut connection = cluster.connect(node_id).await?;
     let mut done = Vec::with_capacity(targets.len());
-    let mut searches: HashMap<Partition, Search> =
+    let mut searches: BTreeMap<Partition, Search> =
         targets.into_iter().map(|target| (target.partition.clone(), Search::new(target))).collect();
     while !searches.is_empty() {
         let answer = fetch(&mut connection, searches.values()).await?;
@@ -84,13 +95,13 @@ pub async fn scan(cluster: &Cluster, node_id: i32, targets: Vec<Target>) -> Resu
             for partition in topic.partitions {
                 let key = (topic_name.clone(), partition.partition_index);
                 let Some(search) = searches.get_mut(&key) else { continue };
-                let from = search.from;
+                let before = (search.cursor, search.proved);
                 let end = match partition.error_code {
                     0 => search.read(partition.records.unwrap_or_default(), partition.high_watermark),
                     error_code::OFFSET_OUT_OF_RANGE => search.out_of_range(cluster, node_id).await?,
                     code => Some(Scanned::Failed(code)),
                 };
-                moved |= search.from > from;
+                moved |= (search.cursor, search.proved) != before;
                 if let Some(end) = end {
                     done.push((search.target.stream, end));
                     searches.remove(&key);
@@ -100,8 +111,8 @@ pub async fn scan(cluster: &Cluster, node_id: i32, targets: Vec<Target>) -> Resu
         if !moved && searches.len() == before {
             // A broker that gives nothing though its log goes on: better to come again than to spin.
             done.extend(
-                searches
-                    .drain()
+                std::mem::take(&mut searches)
+                    .into_iter()
                     .map(|(_, search)| (search.target.stream, Scanned::Failed(error_code::LEADER_NOT_AVAILABLE))),
             );
         }
@@ -111,32 +122,59 @@ pub async fn scan(cluster: &Cluster, node_id: i32, targets: Vec<Target>) -> Resu
 
 struct Search {
     target: Target,
-    from: i64,
+    /// What is read next.
+    cursor: i64,
+    /// Whether the batch before the position is the one that was acknowledged, as far as can be told.
+    proved: bool,
     expected: i32,
     found: Option<Found>,
     out_of_row: u64,
+    newer: Option<i16>,
 }
 
 impl Search {
     fn new(target: Target) -> Self {
-        Self { from: target.from, expected: target.sequence, found: None, out_of_row: 0, target }
+        // A stream that has written nothing in this incarnation has nothing that could be proved.
+        let proved = target.sequence == 0 || target.from == 0;
+        let cursor = if proved { target.from } else { target.from - 1 };
+        Self { cursor, proved, expected: target.sequence, found: None, out_of_row: 0, newer: None, target }
     }
 
     /// Takes what a Fetch gave; says so when the end is reached.
     fn read(&mut self, records: bytes::Bytes, high_watermark: i64) -> Option<Scanned> {
         if high_watermark < self.target.from {
             // A new leader learns the high watermark from its followers: what was acknowledged is there, but not shown yet. Had
-            // it been lost, the offset would be out of range.
+            // it been lost, the offset would be out of range, and that is asked.
+            if std::mem::replace(&mut self.cursor, self.target.from) < self.target.from {
+                return None;
+            }
             return Some(Scanned::Failed(error_code::OFFSET_NOT_AVAILABLE));
         }
         // A batch that can't be read is not one of ours.
-        for batch in fetched(records, Instant::now()).map_while(Result::ok) {
+        let mut batches = fetched(records, Instant::now()).map_while(Result::ok).peekable();
+        if !self.proved {
+            if self.cursor >= self.target.from {
+                self.cursor = self.target.from - 1;
+                return None;
+            }
+            match batches.peek() {
+                None => return Some(Scanned::Failed(error_code::OFFSET_NOT_AVAILABLE)),
+                // Behind the offset: compaction took what would have told.
+                Some(batch) if batch.header.base_offset >= self.target.from => {}
+                Some(batch) if self.is_acknowledged(&batch.header) => {}
+                Some(_) => return Some(Scanned::Unproven(Doubt::Replaced)),
+            }
+            self.proved = true;
+        }
+        for batch in batches {
             let header = &batch.header;
-            self.from = self.from.max(header.next_offset());
-            if header.producer_id != self.target.producer_id
-                || header.producer_epoch != self.target.producer_epoch
-                || header.next_offset() <= self.target.from
-            {
+            self.cursor = self.cursor.max(header.next_offset());
+            if header.producer_id != self.target.producer_id || header.next_offset() <= self.target.from {
+                continue;
+            }
+            if header.producer_epoch != self.target.producer_epoch {
+                self.newer =
+                    self.newer.max(Some(header.producer_epoch).filter(|epoch| *epoch > self.target.producer_epoch));
                 continue;
             }
             if header.base_sequence != self.expected {
@@ -148,10 +186,21 @@ impl Search {
                 next_sequence: self.expected,
                 region_offset: header.next_offset(),
                 region_leader_epoch: header.leader_epoch,
-                fingerprint: (batch.records_checksum(), header.compression(), header.record_count),
+                fingerprint: Fingerprint::of(&batch),
             });
         }
-        (self.from >= high_watermark).then_some(Scanned::Complete { found: self.found, out_of_row: self.out_of_row })
+        (self.cursor >= high_watermark).then_some(match self.newer {
+            Some(epoch) => Scanned::Unproven(Doubt::Newer(epoch)),
+            None => Scanned::Complete { found: self.found, out_of_row: self.out_of_row },
+        })
+    }
+
+    /// Whether this is the batch that ends at the position.
+    fn is_acknowledged(&self, header: &BatchHeader) -> bool {
+        header.producer_id == self.target.producer_id
+            && header.producer_epoch == self.target.producer_epoch
+            && header.next_offset() == self.target.from
+            && sequence_after(header.base_sequence, i64::from(header.last_offset_delta) + 1) == self.target.sequence
     }
 
     /// The offset is not in the log: it was removed by retention, or never was there.
@@ -166,13 +215,14 @@ impl Search {
             }
         }
         let [start, end] = bounds;
-        if end < self.from {
-            return Ok(Some(Scanned::Lost { end }));
+        if end < self.cursor {
+            return Ok(Some(Scanned::Unproven(Doubt::Truncated(end))));
         }
-        if start <= self.from {
+        if start <= self.cursor {
             return Ok(Some(Scanned::Failed(error_code::OFFSET_OUT_OF_RANGE)));
         }
-        self.from = start;
+        self.cursor = start.max(self.target.from);
+        self.proved = true;
         Ok(None)
     }
 }
@@ -181,12 +231,12 @@ async fn fetch(
     connection: &mut Connection,
     searches: impl Iterator<Item = &Search>,
 ) -> Result<kafka_protocol::messages::FetchResponse, ClientError> {
-    let mut topics: HashMap<&Arc<str>, Vec<FetchPartition>> = HashMap::new();
+    let mut topics: BTreeMap<&Arc<str>, Vec<FetchPartition>> = BTreeMap::new();
     for search in searches {
         topics.entry(&search.target.partition.0).or_default().push(
             FetchPartition::default()
                 .with_partition(search.target.partition.1)
-                .with_fetch_offset(search.from)
+                .with_fetch_offset(search.cursor)
                 .with_current_leader_epoch(-1)
                 .with_last_fetched_epoch(-1)
                 .with_log_start_offset(-1)
@@ -230,7 +280,15 @@ mod tests {
         })
     }
 
+    /// The batch that was acknowledged last.
+    const ACKNOWLEDGED: (i64, i32, i64, i16, i32) = (97, 3, OURS, 2, 47);
+
+    /// Offset, records, producer id, epoch and sequence of each batch behind the acknowledged one.
     fn log(batches: &[(i64, i32, i64, i16, i32)]) -> Bytes {
+        bare_log(&[&[ACKNOWLEDGED], batches].concat())
+    }
+
+    fn bare_log(batches: &[(i64, i32, i64, i16, i32)]) -> Bytes {
         let mut log = BytesMut::new();
         for &(offset, count, producer_id, producer_epoch, base_sequence) in batches {
             let identity = Identity { producer_id, producer_epoch, base_sequence };
@@ -265,19 +323,44 @@ mod tests {
 
     #[test]
     fn an_empty_log_behind_the_position_means_that_nothing_arrived() {
-        assert_eq!(search().read(Bytes::new(), 100), Some(Scanned::Complete { found: None, out_of_row: 0 }));
+        assert_eq!(search().read(log(&[]), 100), Some(Scanned::Complete { found: None, out_of_row: 0 }));
     }
 
     #[test]
     fn a_new_leader_that_does_not_know_its_high_watermark_yet_has_lost_nothing() {
         let not_yet = Scanned::Failed(error_code::OFFSET_NOT_AVAILABLE);
-        assert_eq!(search().read(Bytes::new(), 90), Some(not_yet));
+        let mut search = search();
+        assert_eq!(search.read(Bytes::new(), 90), None);
+        assert_eq!(search.cursor, 100, "where a log that is too short says so");
+        assert_eq!(search.read(Bytes::new(), 90), Some(not_yet));
     }
 
     #[test]
     fn the_search_goes_on_until_the_high_watermark() {
         let mut search = search();
         assert_eq!(search.read(log(&[(100, 5, OURS, 2, 50)]), 200), None);
-        assert_eq!(search.from, 105);
+        assert_eq!(search.cursor, 105);
+    }
+
+    #[test]
+    fn another_batch_where_the_acknowledged_one_was_means_that_the_region_has_lost_records() {
+        let replaced = Some(Scanned::Unproven(Doubt::Replaced));
+        for other in
+            [(97, 3, 7, 0, 0), (97, 3, OURS, 2, 46), (97, 3, OURS, 1, 47), (96, 4, OURS, 2, 47), (98, 4, OURS, 2, 46)]
+        {
+            assert_eq!(search().read(bare_log(&[other]), 102), replaced, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_hole_of_compaction_where_the_acknowledged_batch_was_proves_nothing_and_harms_nothing() {
+        let complete = Some(Scanned::Complete { found: None, out_of_row: 0 });
+        assert_eq!(search().read(bare_log(&[(103, 1, 7, 0, 0)]), 104), complete);
+    }
+
+    #[test]
+    fn a_newer_incarnation_behind_the_position_is_told() {
+        let records = log(&[(100, 5, OURS, 2, 50), (105, 2, OURS, 4, 0), (107, 2, OURS, 3, 0)]);
+        assert_eq!(search().read(records, 109), Some(Scanned::Unproven(Doubt::Newer(4))));
     }
 }

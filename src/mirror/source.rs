@@ -3,7 +3,7 @@
 //! Lag is measured against them, records that bypassed the proxy are found by them, and they tell who leads a partition since which
 //! epoch: a captured batch counts only if its connection was open before the leader last said so.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,13 +35,13 @@ struct Views {
     /// Per local broker: connections with a smaller number were open when it last spoke for its partitions.
     verified: HashMap<i32, u64>,
     /// Changes since a region last looked, by region.
-    changes: Vec<HashSet<Partition>>,
+    changes: Vec<BTreeSet<Partition>>,
 }
 
 impl Source {
     /// Nothing is known yet. `regions` is how many will look.
     pub fn new(local: Arc<Cluster>, capture: Arc<Capture>, regions: usize) -> Arc<Self> {
-        let views = Views { changes: vec![HashSet::new(); regions], ..Views::default() };
+        let views = Views { changes: vec![BTreeSet::new(); regions], ..Views::default() };
         Arc::new(Self { local, capture, views: Mutex::new(views), soon: Notify::new(), round: watch::channel(0).0 })
     }
 

@@ -3,7 +3,7 @@
 //! Many streams start together with a handful of requests: 10,000 partitions take one OffsetFetch, one Metadata and one
 //! ListOffsets a broker.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kafka_protocol::messages::DescribeProducersRequest;
@@ -50,6 +50,8 @@ pub enum Started {
         position: Position,
         /// It never wrote: there is nothing to search for in the region.
         never_wrote: bool,
+        /// The region holds records of the stream, but its progress is gone: the position is to be found in both logs.
+        unproven: bool,
     },
     /// Try again: a cluster can't be asked at the moment.
     Later,
@@ -85,7 +87,7 @@ async fn run(
     let positions = local_positions(local, &streams, &committed).await;
     tell(events, positions.iter().map(|(stream, (position, _))| (*stream, Started::Known(*position)))).await;
 
-    let mut wanted: HashMap<Arc<str>, i32> = HashMap::new();
+    let mut wanted: BTreeMap<Arc<str>, i32> = BTreeMap::new();
     for stream in &streams {
         wanted.insert(stream.region_topic.clone(), stream.partitions);
     }
@@ -98,7 +100,8 @@ async fn run(
             (Some(reason), _) => outcomes.push((stream.stream, Started::Stalled(reason.clone()))),
             (None, None) => outcomes.push((stream.stream, Started::Later)),
             (None, Some((position, true))) => {
-                outcomes.push((stream.stream, Started::Ready { position: *position, never_wrote: false }));
+                outcomes
+                    .push((stream.stream, Started::Ready { position: *position, never_wrote: false, unproven: false }));
             }
             (None, Some((position, false))) => fresh.push((stream, *position)),
         }
@@ -112,11 +115,11 @@ async fn run(
 async fn local_positions(
     local: &Arc<Cluster>,
     streams: &[Starting],
-    committed: &HashMap<Partition, Committed>,
-) -> HashMap<usize, (Position, bool)> {
-    let mut positions = HashMap::new();
+    committed: &BTreeMap<Partition, Committed>,
+) -> BTreeMap<usize, (Position, bool)> {
+    let mut positions = BTreeMap::new();
     let mut unknown = Vec::new();
-    let mirrored_before: HashSet<&Arc<str>> = committed.keys().map(|(topic, _)| topic).collect();
+    let mirrored_before: BTreeSet<&Arc<str>> = committed.keys().map(|(topic, _)| topic).collect();
     for stream in streams {
         match committed.get(&stream.partition) {
             Some(Ok(position)) if position.topic_id == stream.topic_id => {
@@ -177,20 +180,14 @@ async fn begin(
     let ours = own_producers(region, &streams).await?;
     let mut outcomes = Vec::new();
     let mut commits = Vec::new();
-    let starting: HashMap<usize, Partition> =
+    let starting: BTreeMap<usize, Partition> =
         streams.iter().map(|(stream, _)| (stream.stream, stream.partition.clone())).collect();
     for (stream, position) in streams {
         if ours.contains(&stream.stream) {
-            outcomes.push((
-                stream.stream,
-                Started::Stalled(format!(
-                    "the region's topic {} holds records of this stream, but its progress is gone from the local \
-                     cluster (group diffluent.{}): starting over would repeat them; restore the group's offsets, or delete \
-                     the topic in the region",
-                    stream.region_topic,
-                    region.name()
-                )),
-            ));
+            tracing::warn!(region = %region.name(), topic = %stream.partition.0, partition = stream.partition.1,
+                "the region holds records of this stream, but its progress is gone from the local cluster (group diffluent.{}): starting \
+                 over would repeat them; its last batch is looked for in both logs", region.name());
+            outcomes.push((stream.stream, Started::Ready { position, never_wrote: false, unproven: true }));
             continue;
         }
         match ends.get(&there(stream)) {
@@ -198,7 +195,7 @@ async fn begin(
                 let position =
                     Position { region_offset: end.offset, region_leader_epoch: end.leader_epoch, ..position };
                 commits.push((stream.partition.clone(), position));
-                outcomes.push((stream.stream, Started::Ready { position, never_wrote: true }));
+                outcomes.push((stream.stream, Started::Ready { position, never_wrote: true, unproven: false }));
             }
             _ => outcomes.push((stream.stream, Started::Later)),
         }
@@ -217,13 +214,13 @@ async fn begin(
 async fn own_producers(
     region: &Arc<Cluster>,
     streams: &[(&Starting, Position)],
-) -> Result<HashSet<usize>, ClientError> {
+) -> Result<BTreeSet<usize>, ClientError> {
     let metadata = region.metadata();
-    let by_partition: HashMap<Partition, &Starting> =
+    let by_partition: BTreeMap<Partition, &Starting> =
         streams.iter().map(|(stream, _)| ((stream.region_topic.clone(), stream.partition.1), *stream)).collect();
-    let mut ours = HashSet::new();
+    let mut ours = BTreeSet::new();
     for (leader, partitions) in by_leader(&metadata, by_partition.keys()) {
-        let mut topics: HashMap<&Arc<str>, Vec<i32>> = HashMap::new();
+        let mut topics: BTreeMap<&Arc<str>, Vec<i32>> = BTreeMap::new();
         for (topic, partition) in partitions {
             topics.entry(topic).or_default().push(*partition);
         }

@@ -1,7 +1,7 @@
 //! Topics in a region: made with the source's partition count where they are missing, grown where they are smaller. Never shrunk, never
 //! deleted, and nothing else of them is touched; the replication factor is the region's default.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,9 +27,9 @@ const LEADERS_KNOWN_WITHIN: Duration = Duration::from_secs(10);
 /// Those of the calls: the region can't be reached.
 pub async fn ensure(
     region: &Cluster,
-    wanted: &HashMap<Arc<str>, i32>,
-) -> Result<HashMap<Arc<str>, String>, ClientError> {
-    let mut refused = HashMap::new();
+    wanted: &BTreeMap<Arc<str>, i32>,
+) -> Result<BTreeMap<Arc<str>, String>, ClientError> {
+    let mut refused = BTreeMap::new();
     let metadata = region.refresh().await?;
     let missing: Vec<(&Arc<str>, i32)> = wanted
         .iter()
@@ -80,7 +80,7 @@ fn has_leaders(metadata: &Metadata, topic: &str, partitions: i32) -> bool {
 async fn create(
     region: &Cluster,
     missing: &[(&Arc<str>, i32)],
-    refused: &mut HashMap<Arc<str>, String>,
+    refused: &mut BTreeMap<Arc<str>, String>,
 ) -> Result<(), ClientError> {
     let topics = missing
         .iter()
@@ -116,7 +116,7 @@ async fn create(
 async fn grow(
     region: &Cluster,
     small: &[(&Arc<str>, i32)],
-    refused: &mut HashMap<Arc<str>, String>,
+    refused: &mut BTreeMap<Arc<str>, String>,
 ) -> Result<(), ClientError> {
     let topics = small
         .iter()

@@ -61,7 +61,8 @@ impl Region {
     }
 
     pub(super) fn start_scans(&mut self, now: Instant) {
-        let mut by_node: HashMap<i32, Vec<Target>> = HashMap::new();
+        let mut by_node: BTreeMap<i32, Vec<Target>> = BTreeMap::new();
+        let mut traces: BTreeMap<i32, Vec<Trace>> = BTreeMap::new();
         let due: Vec<usize> = self
             .ticking
             .iter()
@@ -75,6 +76,16 @@ impl Region {
             let slot = &mut self.slots[stream];
             slot.scanning = true;
             let position = slot.stream.position();
+            if slot.unproven {
+                traces.entry(slot.node_id).or_default().push(Trace {
+                    stream,
+                    source: (slot.stream.topic.clone(), slot.stream.partition),
+                    region: (slot.stream.region_topic.clone(), slot.stream.partition),
+                    producer_id: slot.stream.producer_id(),
+                    position,
+                });
+                continue;
+            }
             by_node.entry(slot.node_id).or_default().push(Target {
                 stream,
                 partition: (slot.stream.region_topic.clone(), slot.stream.partition),
@@ -82,6 +93,14 @@ impl Region {
                 producer_id: slot.stream.producer_id(),
                 producer_epoch: position.producer_epoch,
                 sequence: position.sequence,
+            });
+        }
+        for (node_id, traces) in traces {
+            let (local, cluster) = (self.parts.local.clone(), self.parts.cluster.clone());
+            let events = self.events.clone();
+            self.jobs.spawn(async move {
+                let outcomes = retrace::retrace(&local, &cluster, node_id, traces).await;
+                let _ = events.send(Event::Retraced(outcomes)).await;
             });
         }
         for (node_id, targets) in by_node {
@@ -101,7 +120,7 @@ impl Region {
     }
 
     pub(super) fn ask_epochs(&mut self) {
-        let mut by_leader: HashMap<i32, Vec<(usize, Partition, i32)>> = HashMap::new();
+        let mut by_leader: BTreeMap<i32, Vec<(usize, Partition, i32)>> = BTreeMap::new();
         for stream in std::mem::take(&mut self.epochs_wanted) {
             let slot = &mut self.slots[stream];
             if slot.gone || slot.asking_epoch || slot.stream.source_leader() < 0 {
@@ -118,11 +137,11 @@ impl Region {
             self.jobs.spawn(async move {
                 let epochs: Vec<(Partition, i32)> =
                     asked.iter().map(|(_, partition, epoch)| (partition.clone(), *epoch)).collect();
-                let ends: HashMap<Partition, Result<i64, i16>> = match epoch_ends(&local, leader, &epochs).await {
+                let ends: BTreeMap<Partition, Result<i64, i16>> = match epoch_ends(&local, leader, &epochs).await {
                     Ok(ends) => ends.into_iter().collect(),
                     Err(error) => {
                         tracing::debug!(%error, "the end of an epoch could not be asked for; trying again");
-                        HashMap::new()
+                        BTreeMap::new()
                     }
                 };
                 let ends: Vec<_> = asked

@@ -5,6 +5,7 @@
 
 mod jobs;
 mod links;
+mod lost;
 mod roster;
 mod settle;
 mod view;
@@ -21,7 +22,7 @@ use crate::capture::Capture;
 use crate::client::ClientError;
 use crate::client::cluster::Cluster;
 use crate::client::error_code;
-use crate::config::Start;
+use crate::config::{OnRegionTopicLost, Start};
 use crate::lag::{PartitionLag, RegionLag, State, TopicLag};
 use crate::mirror::SkipError;
 use crate::mirror::events::{EVENTS_MAX, Event};
@@ -32,6 +33,7 @@ use crate::mirror::metrics::RegionMetrics;
 use crate::mirror::offsets::{Which, epoch_ends, list_all};
 use crate::mirror::progress::{Partition, Progress};
 use crate::mirror::reader::{self, Mode, Read, Wish, Wishes};
+use crate::mirror::retrace::{self, Retraced, Trace};
 use crate::mirror::scan::{self, Scanned, Target};
 use crate::mirror::source::Source;
 use crate::mirror::start::{self, Started, Starting};
@@ -66,6 +68,8 @@ pub struct Settings {
     pub name: Arc<str>,
     /// Where streams begin that never ran.
     pub start: Start,
+    /// What is done when the region's topic is gone, or holds nothing of a stream any more.
+    pub on_region_topic_lost: OnRegionTopicLost,
     /// Bytes in flight on a link, at most.
     pub window_bytes: usize,
     /// Bytes of captured batches that may wait for this region.
@@ -115,6 +119,8 @@ struct Slot {
     starting: bool,
     start_at: Instant,
     scanning: bool,
+    /// The region's log does not prove the position: it is looked for in both logs.
+    unproven: bool,
     asking_epoch: bool,
     asking_start: bool,
     reads: Option<(i32, Mode)>,
@@ -143,8 +149,8 @@ pub struct Region {
     by_partition: HashMap<Arc<str>, BTreeMap<i32, usize>>,
     topic_latency: HashMap<Arc<str>, Latency>,
     latency: Latency,
-    links: HashMap<i32, Link>,
-    readers: HashMap<(i32, Mode), Arc<Wishes>>,
+    links: BTreeMap<i32, Link>,
+    readers: BTreeMap<(i32, Mode), Arc<Wishes>>,
     dirty: Vec<usize>,
     ticking: BTreeSet<usize>,
     starved: BTreeSet<usize>,
@@ -180,8 +186,8 @@ impl Region {
             by_partition: HashMap::new(),
             topic_latency: HashMap::new(),
             latency: Latency::fine(),
-            links: HashMap::new(),
-            readers: HashMap::new(),
+            links: BTreeMap::new(),
+            readers: BTreeMap::new(),
             dirty: Vec::new(),
             ticking: BTreeSet::new(),
             starved: BTreeSet::new(),
@@ -342,6 +348,9 @@ impl Region {
             Event::Scanned(outcomes) => {
                 outcomes.into_iter().for_each(|(stream, outcome)| self.scanned(stream, outcome, now))
             }
+            Event::Retraced(outcomes) => {
+                outcomes.into_iter().for_each(|(stream, outcome)| self.retraced(stream, outcome, now))
+            }
             Event::EpochEnds(ends) => {
                 ends.into_iter().for_each(|(stream, epoch, end)| self.epoch_end(stream, epoch, end))
             }
@@ -383,7 +392,10 @@ impl Region {
             Event::Metadata(result) => {
                 self.refreshing = false;
                 match result {
-                    Ok(()) => self.reachable(),
+                    Ok(()) => {
+                        self.reachable();
+                        self.recreate_topics();
+                    }
                     Err(error) => self.not_reachable(&error),
                 }
                 for stream in 0..self.slots.len() {
@@ -486,8 +498,9 @@ impl Region {
                 self.touch(stream);
                 return;
             }
-            Started::Ready { position, never_wrote } => {
+            Started::Ready { position, never_wrote, unproven } => {
                 slot.stream.start(position, never_wrote, now);
+                slot.unproven = unproven;
                 if let Some(view) = self.parts.source.view(&(slot.stream.topic.clone(), slot.stream.partition)) {
                     slot.stream.on_source(view, now);
                 }
@@ -522,14 +535,12 @@ impl Region {
                 }
                 slot.stream.on_scanned(found);
             }
-            Scanned::Lost { end } => {
+            Scanned::Unproven(doubt) => {
                 let position = slot.stream.position();
-                let reason = format!(
-                    "the region's log ends at offset {end}, before offset {} that was acknowledged: the topic was \
-                     deleted, or its broker lost records; nothing more is sent until it is restored",
-                    position.region_offset
-                );
-                slot.stream.stall(reason, now);
+                tracing::warn!(region = %name, %topic, partition, offset = position.source_offset,
+                    region_offset = position.region_offset, ?doubt,
+                    "the region's log does not hold what it has acknowledged; the stream's last batch is looked for in both logs");
+                slot.unproven = true;
             }
             Scanned::Failed(code) => {
                 tracing::debug!(region = %name, %topic, partition, error = error_code::describe(code),

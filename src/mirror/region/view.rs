@@ -30,6 +30,14 @@ impl Region {
                     (State::Mirroring, None)
                 }
             }
+            _ if slot.node_id < 0 && self.topic_is_missing(slot) => {
+                let reason = format!(
+                    "topic {} was deleted in the region; nothing is sent until it is there again; set on_region_topic_lost = \"recreate\" for the \
+                     region to have it created, and everything sent again that the local log holds",
+                    slot.stream.region_topic
+                );
+                (State::Stalled, Some(reason))
+            }
             _ if slot.node_id < 0 => (State::Unreachable, Some("the partition has no leader in the region".into())),
             Phase::Draining(_) | Phase::Locating { .. } | Phase::Committing => (State::Starting, None),
         }

@@ -54,7 +54,7 @@ impl Stream {
         &mut self,
         from: i64,
         batches: impl Iterator<Item = Result<Batch, crate::wire::batch::BatchError>>,
-        mut aborted: Vec<(i64, i64)>,
+        aborted: Vec<(i64, i64)>,
         high_watermark: i64,
         now: Instant,
     ) {
@@ -77,6 +77,7 @@ impl Stream {
             return;
         }
         let before = self.next_offset;
+        let mut aborted = Aborted::new(aborted);
         let mut seen = false;
         for batch in batches {
             seen = true;
@@ -87,23 +88,12 @@ impl Stream {
                     return self.obstructed(reason, None);
                 }
             };
-            let header = &batch.header;
-            let in_aborted =
-                aborted.iter().any(|(id, first)| *id == header.producer_id && *first <= header.base_offset);
-            if header.is_control() {
-                // The first marker of a producer behind its aborted transaction's first offset is the one that aborts it.
-                if let Some(at) =
-                    aborted.iter().position(|(id, first)| *id == header.producer_id && *first <= header.base_offset)
-                {
-                    aborted.swap_remove(at);
-                }
-            }
-            if header.next_offset() <= self.next_offset {
+            let source = batch.header;
+            let skip = aborted.passes_over(&source);
+            if source.next_offset() <= self.next_offset {
                 continue;
             }
-            let skip = header.is_control() || (header.is_transactional() && in_aborted);
-            let source = *header;
-            let holes = !skip && source.record_count > 0 && source.has_holes() && !is_reserved(source.producer_id);
+            let holes = !skip && source.has_holes();
             let batch = if holes { batch.renumbered() } else { Ok(batch) };
             match batch {
                 Ok(batch) => {
@@ -156,7 +146,7 @@ impl Stream {
         self.next_offset = next;
         self.last_taken = Some(source);
         self.position_hint();
-        let skip = skip || source.record_count == 0 || is_reserved(source.producer_id);
+        let skip = skip || holds_nothing_of_ours(&source);
         if let Phase::Replaying(found) = self.phase {
             self.replay(&batch, next, skip, found);
         } else if skip {
@@ -201,9 +191,7 @@ impl Stream {
         let sequence_next = sequence_after(self.next_sequence, i64::from(batch.header.record_count));
         let left = sequence_after(found.next_sequence, -i64::from(sequence_next));
         if left == 0 {
-            let same = batch.header.compression() != found.fingerprint.1
-                || (batch.records_checksum(), batch.header.record_count) == (found.fingerprint.0, found.fingerprint.2);
-            if same {
+            if found.fingerprint.fits(batch) {
                 self.position.source_offset = next;
                 self.position.sequence = sequence_next;
                 self.position.region_offset = found.region_offset;

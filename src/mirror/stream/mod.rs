@@ -34,8 +34,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::client::error_code::{self, ProduceFault};
-use crate::mirror::batch::Batch;
-use crate::mirror::identity::is_reserved;
+use crate::mirror::batch::{Batch, Fingerprint};
+use crate::mirror::committed::{Aborted, holds_nothing_of_ours};
 use crate::mirror::progress::Position;
 use crate::wire::batch::{BatchHeader, Identity, sequence_after};
 
@@ -97,6 +97,8 @@ pub enum After {
     Locate,
     /// Begin a new incarnation at a source offset.
     Bump(i64),
+    /// Look the progress up again: somebody else may have moved it.
+    Restart,
     /// Stall with a reason, and with the batch that is in the way, if it is one.
     Stall(String, Option<Obstacle>),
 }
@@ -121,8 +123,8 @@ pub struct Found {
     pub region_offset: i64,
     /// The leader epoch under which it was appended there.
     pub region_leader_epoch: i32,
-    /// CRC32C of its records, its codec, and their count.
-    pub fingerprint: (u32, i16, i32),
+    /// What its records are recognised by.
+    pub fingerprint: Fingerprint,
 }
 
 /// A batch in the region, on its way there, or about to go.

@@ -22,6 +22,36 @@ impl Stream {
         self.catching_up = self.next_offset < self.source.end;
     }
 
+    /// Looks progress and topics up again, as at the start.
+    pub fn start_over(&mut self) {
+        self.rewind();
+        self.phase = Phase::Starting;
+    }
+
+    /// The position was found anew: the incarnation goes on there.
+    pub fn resume_at(&mut self, position: Position) {
+        if !matches!(self.phase, Phase::Locating { .. }) {
+            return;
+        }
+        self.position = position;
+        self.rewind();
+        self.phase = Phase::Sending { primed: false };
+        self.catching_up = self.next_offset < self.source.end;
+    }
+
+    /// The position was found anew, but not in this incarnation: one begins that is newer than `above_epoch`. From `region_offset` on
+    /// the region's log is searched from now on.
+    pub fn restart_at(&mut self, source_offset: i64, above_epoch: i16, region_offset: i64, region_leader_epoch: i32) {
+        if !matches!(self.phase, Phase::Locating { .. }) {
+            return;
+        }
+        self.position.producer_epoch = self.position.producer_epoch.max(above_epoch);
+        self.position.region_offset = region_offset;
+        self.position.region_leader_epoch = region_leader_epoch;
+        self.begin_incarnation(source_offset);
+        self.catching_up = self.next_offset < self.source.end;
+    }
+
     /// The search could not be made.
     pub fn on_scan_failed(&mut self, now: Instant) {
         if matches!(self.phase, Phase::Locating { .. }) {

@@ -116,27 +116,21 @@ impl Stream {
                 );
                 self.drain(After::Stall(reason, Some(Obstacle { offset, next_offset, records })));
             }
-            ProduceFault::Fenced => self.drain(After::Stall(
-                "a newer incarnation of this stream has written to the region: another diffluent mirrors this \
-                 partition; stop one of the two"
-                    .to_string(),
-                None,
-            )),
+            ProduceFault::Fenced => {
+                self.incident = Some(
+                    "a newer incarnation of this stream has written to the region: another diffluent mirrors this partition, or \
+                     its committed progress was lost; the progress is looked up again"
+                        .to_string(),
+                );
+                self.drain(After::Restart);
+            }
             ProduceFault::Moved | ProduceFault::Unknown => self.drain(After::Locate),
         }
     }
 
     /// The connection to the region's broker is gone: what is unanswered may be there or not.
     pub fn on_link_lost(&mut self, now: Instant) {
-        if self.unanswered == 0 {
-            // Nothing is unknown, but the next broker may have no state.
-            if let Phase::Sending { .. } = self.phase
-                && self.in_flight.is_empty()
-            {
-                self.phase = Phase::Sending { primed: false };
-                return;
-            }
-        }
+        // Even where nothing is unanswered: the next broker may not have what this one has acknowledged.
         self.unanswered = 0;
         match self.phase {
             Phase::Sending { .. } => self.drain(After::Locate),
@@ -184,6 +178,7 @@ impl Stream {
                 self.phase = Phase::Locating { at: now + wait };
             }
             After::Bump(offset) => self.begin_incarnation(offset),
+            After::Restart => self.phase = Phase::Starting,
             After::Stall(reason, obstacle) => {
                 self.phase = Phase::Stalled { reason, obstacle, retry_at: now + STALL_RETRY }
             }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{FetchWhy, Found, Outgoing, Phase, SourceView, Stream};
 use crate::client::error_code;
 use crate::mirror::batch::tests::{CLIENT, bytes_of};
-use crate::mirror::batch::{Batch, Feed, fetched};
+use crate::mirror::batch::{Batch, Feed, Fingerprint, fetched};
 use crate::mirror::progress::Position;
 use crate::wire::batch::{BatchError, Identity, sequence_after};
 
@@ -44,6 +44,7 @@ struct Appended {
     sequence: i32,
     count: i32,
     records: Vec<u8>,
+    fingerprint: Fingerprint,
 }
 
 /// A region's broker: its log, its high watermark, and Kafka's checks of sequences (see FIELD.md, and `ProducerAppendInfo` in Kafka).
@@ -88,7 +89,8 @@ impl Broker {
             }
         }
         let records = outgoing.batch.records.concat();
-        self.log.push(Appended { epoch, sequence, count: header.record_count, records });
+        let fingerprint = Fingerprint::of(&outgoing.batch);
+        self.log.push(Appended { epoch, sequence, count: header.record_count, records, fingerprint });
         if outgoing.barrier {
             self.high_watermark = self.log.len();
         }
@@ -110,7 +112,7 @@ impl Broker {
                 next_sequence: expected,
                 region_offset: offset + i64::from(batch.count),
                 region_leader_epoch: 0,
-                fingerprint: (crc32c::crc32c(&batch.records), 0, batch.count),
+                fingerprint: batch.fingerprint,
             });
         }
         found

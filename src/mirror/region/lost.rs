@@ -1,0 +1,82 @@
+//! Regions that have lost what they acknowledged, and streams whose progress was lost.
+
+use super::*;
+
+impl Region {
+    pub(super) fn retraced(&mut self, stream: usize, outcome: Retraced, now: Instant) {
+        let slot = &mut self.slots[stream];
+        slot.scanning = false;
+        let (name, topic, partition) = (&self.parts.settings.name, slot.stream.topic.clone(), slot.stream.partition);
+        match outcome {
+            Retraced::Resume { position, records } => {
+                slot.unproven = false;
+                self.parts.metrics.resent_records.inc_by(records);
+                tracing::error!(region = %name, %topic, partition, offset = position.source_offset,
+                    region_offset = position.region_offset, records,
+                    "the region has lost records that it had acknowledged: they are sent again from this source offset on");
+                slot.stream.resume_at(position);
+            }
+            Retraced::Restart { source_offset, above_epoch, region_offset, region_leader_epoch, proven } => {
+                slot.unproven = false;
+                if proven {
+                    tracing::error!(region = %name, %topic, partition, offset = source_offset, region_offset,
+                        "the committed progress was not the region's: the last batch that both logs hold was found, and a new \
+                         incarnation of the stream begins behind it");
+                } else {
+                    tracing::error!(region = %name, %topic, partition, offset = source_offset, region_offset,
+                        "the local log no longer holds what the region got last: a new incarnation of the stream begins at the local log's \
+                         start; what lies between the two, if anything, is lost to the region");
+                }
+                slot.stream.restart_at(source_offset, above_epoch, region_offset, region_leader_epoch);
+            }
+            Retraced::Gone { region_offset, source_start } => match self.parts.settings.on_region_topic_lost {
+                OnRegionTopicLost::Recreate => {
+                    slot.unproven = false;
+                    let epoch = slot.stream.position().producer_epoch;
+                    tracing::error!(region = %name, %topic, partition, offset = source_start,
+                        "the region's topic has lost all that this stream wrote: everything that the local log holds is sent again");
+                    slot.stream.restart_at(source_start, epoch, region_offset, -1);
+                }
+                OnRegionTopicLost::Stop => {
+                    let reason = format!(
+                        "the region's topic {} has lost all that this stream wrote to partition {partition}: it was deleted and made anew, or \
+                         its log was wiped; nothing more is sent until it is restored; set on_region_topic_lost = \"recreate\" for the region to \
+                         have everything sent again that the local log holds",
+                        slot.stream.region_topic
+                    );
+                    slot.stream.stall(reason, now);
+                }
+            },
+            Retraced::Stalled(reason) => slot.stream.stall(reason, now),
+            Retraced::Later => {
+                slot.stream.on_scan_failed(now);
+                self.refresh_wanted = true;
+            }
+        }
+        self.assign(stream, now);
+        self.touch(stream);
+    }
+
+    /// Whether the region's metadata is known and does not have the stream's topic.
+    pub(super) fn topic_is_missing(&self, slot: &Slot) -> bool {
+        let metadata = self.parts.cluster.metadata();
+        !metadata.brokers.is_empty() && !metadata.topics.contains_key(&slot.stream.region_topic)
+    }
+
+    /// Makes topics again that somebody has deleted in the region, where that is wanted: their streams start anew.
+    pub(super) fn recreate_topics(&mut self) {
+        if self.parts.settings.on_region_topic_lost != OnRegionTopicLost::Recreate {
+            return;
+        }
+        for stream in 0..self.slots.len() {
+            let slot = &self.slots[stream];
+            let begun = !slot.gone && !slot.starting && *slot.stream.phase() != Phase::Starting;
+            if begun && !slot.scanning && !slot.stream.has_unanswered() && self.topic_is_missing(slot) {
+                tracing::error!(region = %self.parts.settings.name, topic = %slot.stream.topic, partition = slot.stream.partition,
+                    "the topic was deleted in the region: it is created again");
+                self.slots[stream].stream.start_over();
+                self.touch(stream);
+            }
+        }
+    }
+}

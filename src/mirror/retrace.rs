@@ -1,0 +1,429 @@
+//! Finding a position anew that the region's log no longer proves: after the region has lost records (an unclean leader election, a restored
+//! backup, a topic made anew), or when committed progress was lost or went back.
+//!
+//! The region's log is searched backward for the last batch of the stream, whatever its incarnation; then the source's log is searched for the
+//! same batch. In the incarnation that the position knows, the sequences say how many records lie between the two, so that batches that look alike are
+//! told apart, and the incarnation goes on: a sequence means the same records as before. For another one only the content speaks, and a new one begins.
+//!
+//! Nothing of this happens in daily work. Many rounds to a cluster, one stream after the other, are good enough.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::fetch_response::PartitionData;
+use kafka_protocol::messages::{BrokerId, FetchRequest};
+use tokio::time::Instant;
+
+use super::batch::{Batch, Fingerprint, fetched};
+use super::committed::Aborted;
+use super::offsets::{Which, list_offsets, name};
+use super::progress::{Partition, Position};
+use super::stream::Found;
+use crate::client::ClientError;
+use crate::client::cluster::Cluster;
+use crate::client::connection::Connection;
+use crate::client::error_code;
+use crate::wire::batch::sequence_after;
+
+/// So many offsets are searched first; each further round reaches eight times as far back.
+const FIRST_WINDOW_OFFSETS: i64 = 2_000;
+/// A search gives up after so many bytes, per partition.
+const SEARCH_BYTES_MAX: usize = 4 * 1024 * 1024 * 1024;
+const FETCH_BYTES: i32 = 4 * 1024 * 1024;
+const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a broker may give nothing though its log goes on.
+const EMPTY_WAIT: Duration = Duration::from_millis(200);
+const EMPTY_TRIES: u32 = 25;
+
+/// A stream whose position is to be found anew.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// The stream's number within its region.
+    pub stream: usize,
+    /// Topic and partition in the local cluster.
+    pub source: Partition,
+    /// Topic, by its name there, and partition in the region.
+    pub region: Partition,
+    /// The stream's producer id.
+    pub producer_id: i64,
+    /// The position that proves nothing.
+    pub position: Position,
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Retraced {
+    /// The incarnation goes on from here; so many records that were acknowledged are sent again.
+    Resume {
+        /// The position.
+        position: Position,
+        /// What the region had lost.
+        records: u64,
+    },
+    /// A new incarnation begins.
+    Restart {
+        /// At this source offset.
+        source_offset: i64,
+        /// Above this producer epoch.
+        above_epoch: i16,
+        /// The region's offset from which on its log is searched from now on.
+        region_offset: i64,
+        /// The leader epoch there.
+        region_leader_epoch: i32,
+        /// Whether the place was proven by a batch that both logs hold.
+        proven: bool,
+    },
+    /// The region's log holds nothing of the stream.
+    Gone {
+        /// The region's log end.
+        region_offset: i64,
+        /// The first offset of the local log.
+        source_start: i64,
+    },
+    /// A person must decide.
+    Stalled(String),
+    /// Try again: a cluster can't be asked at the moment.
+    Later,
+}
+
+/// The last batch of a stream in the region's log.
+struct Last {
+    epoch: i16,
+    found: Found,
+}
+
+/// What came of reading one stretch of a log.
+enum Stretch<T> {
+    Read(T),
+    Failed(i16),
+}
+
+/// Finds the positions of streams whose partitions the region's broker `node_id` leads.
+pub async fn retrace(local: &Cluster, region: &Cluster, node_id: i32, traces: Vec<Trace>) -> Vec<(usize, Retraced)> {
+    let mut outcomes = Vec::with_capacity(traces.len());
+    for trace in traces {
+        let outcome = match one(local, region, node_id, &trace).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                tracing::debug!(region = %region.name(), topic = %trace.source.0, partition = trace.source.1, %error,
+                    "the position could not be found anew; trying again");
+                Retraced::Later
+            }
+        };
+        outcomes.push((trace.stream, outcome));
+    }
+    outcomes
+}
+
+async fn one(local: &Cluster, region: &Cluster, node_id: i32, trace: &Trace) -> Result<Retraced, ClientError> {
+    let Some((region_start, region_end, _)) = bounds(region, node_id, &trace.region).await? else {
+        return Ok(Retraced::Later);
+    };
+    let Some(leader) = local.metadata().leader(&trace.source.0, trace.source.1) else { return Ok(Retraced::Later) };
+    let Some((source_start, source_end, _)) = bounds(local, leader.node_id, &trace.source).await? else {
+        return Ok(Retraced::Later);
+    };
+    let mut there = Log { connection: region.connect(node_id).await?, partition: &trace.region, committed: false };
+    let last = match search_back(&mut there, trace.producer_id, region_start, region_end).await? {
+        Stretch::Read(last) => last,
+        Stretch::Failed(code) => return Ok(failed(code)),
+    };
+    let Some(Last { epoch, found }) = last else {
+        return Ok(Retraced::Gone { region_offset: region_end, source_start });
+    };
+    let mut here = Log { connection: local.connect(leader.node_id).await?, partition: &trace.source, committed: true };
+    let position = trace.position;
+    if epoch == position.producer_epoch {
+        // Sequences wrap: less than half of their space is the way back.
+        let ahead = sequence_after(found.next_sequence, -i64::from(position.sequence));
+        let records = i64::from(sequence_after(position.sequence, -i64::from(found.next_sequence)));
+        let is_behind = ahead > i32::MAX / 2;
+        let stepped = if is_behind {
+            let end = position.source_offset.min(source_end);
+            step_back(&mut here, &found.fingerprint, records, source_start, end).await?
+        } else {
+            step_on(&mut here, &found.fingerprint, i64::from(ahead), position.source_offset, source_end).await?
+        };
+        match stepped {
+            Stretch::Failed(code) => return Ok(failed(code)),
+            Stretch::Read(Some(source_offset)) => {
+                let position = Position {
+                    source_offset,
+                    sequence: found.next_sequence,
+                    region_offset: found.region_offset,
+                    region_leader_epoch: found.region_leader_epoch,
+                    ..position
+                };
+                let records = if is_behind { u64::try_from(records).unwrap_or(0) } else { 0 };
+                return Ok(Retraced::Resume { position, records });
+            }
+            Stretch::Read(None) => {}
+        }
+    }
+    let above_epoch = epoch.max(position.producer_epoch);
+    let Found { region_offset, region_leader_epoch, .. } = found;
+    let restart = |source_offset, proven| Retraced::Restart {
+        source_offset,
+        above_epoch,
+        region_offset,
+        region_leader_epoch,
+        proven,
+    };
+    let since = found.fingerprint.base_timestamp();
+    let Some(from) = offset_at(local, leader.node_id, &trace.source, since).await? else {
+        return Ok(Retraced::Later);
+    };
+    // No record is that young: nothing that the source holds is in the region, or all of it.
+    let from = from.unwrap_or(source_end);
+    match find(&mut here, &found.fingerprint, from.max(source_start), source_end).await? {
+        Stretch::Failed(code) => Ok(failed(code)),
+        Stretch::Read(Some(source_offset)) => Ok(restart(source_offset, true)),
+        // The source no longer holds what the region got last: retention took it, and all that it holds is newer.
+        Stretch::Read(None) if from <= source_start && source_start > 0 => Ok(restart(source_start, false)),
+        Stretch::Read(None) => Ok(Retraced::Stalled(format!(
+            "the last batch of this stream in the region (before region offset {region_offset}) is not in the local log, so it can't be \
+             told what the region lacks; delete the topic in the region to have all of it sent again, or restore the \
+             offsets of group diffluent.{}",
+            region.name()
+        ))),
+    }
+}
+
+fn failed(code: i16) -> Retraced {
+    tracing::debug!(error = error_code::describe(code), "a log could not be read to find a position anew");
+    Retraced::Later
+}
+
+/// Start, end and leader epoch of a log; `None` when the broker can't say.
+async fn bounds(
+    cluster: &Cluster,
+    node_id: i32,
+    partition: &Partition,
+) -> Result<Option<(i64, i64, i32)>, ClientError> {
+    let mut answers = [None, None];
+    for (answer, which) in answers.iter_mut().zip([Which::Start, Which::End]) {
+        *answer = list_offsets(cluster, node_id, &[partition], which).await?.pop().and_then(|(_, log)| log.ok());
+    }
+    let [Some(start), Some(end)] = answers else { return Ok(None) };
+    Ok(Some((start.offset, end.offset, end.leader_epoch)))
+}
+
+/// The offset of the first record that is not older than `timestamp`; the inner `None` when there is none.
+async fn offset_at(
+    cluster: &Cluster,
+    node_id: i32,
+    partition: &Partition,
+    timestamp: i64,
+) -> Result<Option<Option<i64>>, ClientError> {
+    let answer = list_offsets(cluster, node_id, &[partition], Which::At(timestamp)).await?.pop();
+    Ok(answer.and_then(|(_, log)| log.ok()).map(|log| Some(log.offset).filter(|offset| *offset >= 0)))
+}
+
+/// One partition's log, read forward.
+struct Log<'a> {
+    connection: Connection,
+    partition: &'a Partition,
+    /// read_committed: aborted records are named, open transactions left out.
+    committed: bool,
+}
+
+impl Log<'_> {
+    /// Reads from `from` to `end`, giving each batch and whether it is one that a stream passes over. Stops early when `each` gives something.
+    async fn read<T>(
+        &mut self,
+        from: i64,
+        end: i64,
+        mut each: impl FnMut(&Batch, bool) -> Option<T>,
+    ) -> Result<Stretch<Option<T>>, ClientError> {
+        let mut cursor = from;
+        let mut empty = 0;
+        while cursor < end {
+            let data = self.fetch(cursor).await?;
+            if data.error_code != 0 {
+                return Ok(Stretch::Failed(data.error_code));
+            }
+            let transactions = data.aborted_transactions.unwrap_or_default();
+            let transactions = transactions.iter().map(|aborted| (aborted.producer_id.0, aborted.first_offset));
+            let mut aborted = Aborted::new(transactions.collect());
+            let before = cursor;
+            for batch in fetched(data.records.unwrap_or_default(), Instant::now()).map_while(Result::ok) {
+                let passed_over = aborted.passes_over(&batch.header);
+                if batch.header.next_offset() <= cursor {
+                    continue;
+                }
+                if batch.header.base_offset >= end {
+                    return Ok(Stretch::Read(None));
+                }
+                cursor = batch.header.next_offset();
+                if let Some(found) = each(&batch, passed_over) {
+                    return Ok(Stretch::Read(Some(found)));
+                }
+            }
+            empty = if cursor > before { 0 } else { empty + 1 };
+            if empty > EMPTY_TRIES {
+                return Ok(Stretch::Failed(error_code::OFFSET_NOT_AVAILABLE));
+            }
+            if empty > 0 {
+                tokio::time::sleep(EMPTY_WAIT).await;
+            }
+        }
+        Ok(Stretch::Read(None))
+    }
+
+    async fn fetch(&mut self, offset: i64) -> Result<PartitionData, ClientError> {
+        let (topic, partition) = self.partition;
+        let wanted = FetchPartition::default()
+            .with_partition(*partition)
+            .with_fetch_offset(offset)
+            .with_current_leader_epoch(-1)
+            .with_last_fetched_epoch(-1)
+            .with_log_start_offset(-1)
+            .with_partition_max_bytes(FETCH_BYTES);
+        let request = FetchRequest::default()
+            .with_replica_id(BrokerId(-1))
+            .with_max_bytes(FETCH_BYTES)
+            .with_isolation_level(i8::from(self.committed))
+            .with_session_epoch(-1)
+            .with_topics(vec![FetchTopic::default().with_topic(name(topic)).with_partitions(vec![wanted])]);
+        let answer = self.connection.call_within(&request, DEADLINE).await?;
+        let data = answer.responses.into_iter().flat_map(|topic| topic.partitions).next();
+        Ok(data.unwrap_or_else(|| {
+            PartitionData::default()
+                .with_error_code(error_code::UNKNOWN_TOPIC_OR_PARTITION)
+                .with_records(Some(Bytes::new()))
+        }))
+    }
+}
+
+/// The last batch with the producer id in the log, from its end backward.
+async fn search_back(
+    log: &mut Log<'_>,
+    producer_id: i64,
+    start: i64,
+    end: i64,
+) -> Result<Stretch<Option<Last>>, ClientError> {
+    let mut high = end;
+    let mut window = FIRST_WINDOW_OFFSETS;
+    let mut bytes = 0;
+    while high > start && bytes < SEARCH_BYTES_MAX {
+        let low = high.saturating_sub(window).max(start);
+        let mut last = None;
+        let read = log.read(low, high, |batch, _| {
+            bytes += batch.len();
+            let header = &batch.header;
+            if header.producer_id == producer_id {
+                last = Some(Last {
+                    epoch: header.producer_epoch,
+                    found: Found {
+                        next_sequence: sequence_after(header.base_sequence, i64::from(header.last_offset_delta) + 1),
+                        region_offset: header.next_offset(),
+                        region_leader_epoch: header.leader_epoch,
+                        fingerprint: Fingerprint::of(batch),
+                    },
+                });
+            }
+            None::<()>
+        });
+        if let Stretch::Failed(code) = read.await? {
+            return Ok(Stretch::Failed(code));
+        }
+        if last.is_some() {
+            return Ok(Stretch::Read(last));
+        }
+        high = low;
+        window = window.saturating_mul(8);
+    }
+    Ok(Stretch::Read(None))
+}
+
+/// The source offset behind which exactly `records` records up to `end` are a stream's, if the batch before it fits.
+async fn step_back(
+    log: &mut Log<'_>,
+    fingerprint: &Fingerprint,
+    records: i64,
+    start: i64,
+    end: i64,
+) -> Result<Stretch<Option<i64>>, ClientError> {
+    let mut window = records.saturating_mul(2).saturating_add(FIRST_WINDOW_OFFSETS);
+    loop {
+        let low = end.saturating_sub(window).max(start);
+        // The last batches with at most `records` behind them: the offset behind each, its records, whether it fits.
+        let mut reached = low == start;
+        let mut behind: VecDeque<(i64, i64, bool)> = VecDeque::new();
+        let mut count = 0;
+        let read = log.read(low, end, |batch, passed_over| {
+            if !passed_over {
+                let own = i64::from(batch.header.record_count);
+                behind.push_back((batch.header.next_offset(), own, fingerprint.fits(batch)));
+                count += own;
+                while let Some((_, own, _)) = behind.front()
+                    && count - own > records
+                {
+                    count -= own;
+                    reached = true;
+                    behind.pop_front();
+                }
+            }
+            None::<()>
+        });
+        if let Stretch::Failed(code) = read.await? {
+            return Ok(Stretch::Failed(code));
+        }
+        if let Some((next_offset, own, fits)) = behind.front().copied()
+            && count - own == records
+        {
+            return Ok(Stretch::Read(fits.then_some(next_offset)));
+        }
+        if reached {
+            return Ok(Stretch::Read(None));
+        }
+        window = window.saturating_mul(8);
+    }
+}
+
+/// The source offset behind the batch that ends exactly `records` records behind `from`, if it fits.
+async fn step_on(
+    log: &mut Log<'_>,
+    fingerprint: &Fingerprint,
+    records: i64,
+    from: i64,
+    end: i64,
+) -> Result<Stretch<Option<i64>>, ClientError> {
+    if records == 0 {
+        return Ok(Stretch::Read(Some(from)));
+    }
+    let mut count = 0;
+    let read = log.read(from, end, |batch, passed_over| {
+        if !passed_over {
+            count += i64::from(batch.header.record_count);
+        }
+        let ends_here = count == records && !passed_over && fingerprint.fits(batch);
+        (count >= records).then_some(ends_here.then_some(batch.header.next_offset()))
+    });
+    Ok(match read.await? {
+        Stretch::Read(found) => Stretch::Read(found.flatten()),
+        Stretch::Failed(code) => Stretch::Failed(code),
+    })
+}
+
+/// The source offset behind the first batch that fits.
+async fn find(
+    log: &mut Log<'_>,
+    fingerprint: &Fingerprint,
+    from: i64,
+    end: i64,
+) -> Result<Stretch<Option<i64>>, ClientError> {
+    let mut bytes = 0;
+    let read = log.read(from, end, |batch, passed_over| {
+        bytes += batch.len();
+        let fits =
+            !passed_over && fingerprint.base_timestamp() == batch.header.base_timestamp && fingerprint.fits(batch);
+        (fits || bytes > SEARCH_BYTES_MAX).then_some(fits.then_some(batch.header.next_offset()))
+    });
+    Ok(match read.await? {
+        Stretch::Read(found) => Stretch::Read(found.flatten()),
+        Stretch::Failed(code) => Stretch::Failed(code),
+    })
+}
