@@ -119,6 +119,12 @@ pub const METRICS: &[Metric] = &[
         "Records that the region never gets, because an operator stepped over their batch",
     ),
     metric(
+        "diffluent_resent_records_total",
+        Counter,
+        &["region"],
+        "Records that the region had acknowledged and then lost: they were sent again",
+    ),
+    metric(
         "diffluent_renumbered_batches_total",
         Counter,
         &["region"],

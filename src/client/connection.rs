@@ -311,6 +311,11 @@ impl Answers {
         self.peer.unreadable("an answer that nobody asked for")
     }
 
+    /// The error for an answer that does not come.
+    pub fn timed_out(&self, waited: Duration) -> ClientError {
+        ClientError::TimedOut { cluster: self.peer.cluster.clone(), address: self.peer.address.to_string(), waited }
+    }
+
     /// Decodes a frame as the answer to the request with this correlation id.
     ///
     /// # Errors

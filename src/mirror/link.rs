@@ -9,10 +9,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
 use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, timeout};
 
 use super::events::Event;
 use super::stream::Outgoing;
@@ -28,6 +30,9 @@ use crate::wire::cursor::put_uvarint;
 pub const LINK_QUEUE_REQUESTS: usize = 16;
 /// How long the region's broker may wait for its in-sync replicas before it answers "unknown" (7).
 const REPLICATION_TIMEOUT_MS: i32 = 30_000;
+
+/// A broker that owes an answer for so long is given up: its line may be dead without a word.
+const ANSWER_WITHIN: Duration = Duration::from_millis(REPLICATION_TIMEOUT_MS as u64 + 15_000);
 
 /// One batch in a request.
 #[derive(Debug)]
@@ -83,6 +88,7 @@ struct Unanswered {
     bytes: usize,
     barrier: bool,
     sent: Vec<Sent>,
+    since: Instant,
 }
 
 /// Runs a link until its queue is closed or the connection fails. Tells the region by events; `room` is notified whenever the
@@ -106,6 +112,7 @@ pub async fn run(
                 let (requests, answers) = connection.split();
                 let unanswered = Mutex::new(VecDeque::new());
                 tokio::select! {
+                    biased;
                     result = write(requests, queue, throttle.as_deref(), &unanswered, &room) => result.err(),
                     error = read(answers, node_id, generation, &unanswered, &events) => Some(error),
                 }
@@ -145,6 +152,7 @@ async fn write(
                 bytes: request.bytes,
                 barrier: request.barrier,
                 sent,
+                since: Instant::now(),
             });
         }
         room.notify_one();
@@ -160,11 +168,20 @@ async fn read(
     unanswered: &Mutex<VecDeque<Unanswered>>,
     events: &mpsc::Sender<Event>,
 ) -> ClientError {
+    let mut answered = Instant::now();
     loop {
-        let frame = match answers.next().await {
-            Ok(frame) => frame,
-            Err(error) => return error,
+        let frame = match timeout(ANSWER_WITHIN, answers.next()).await {
+            Ok(Ok(frame)) => frame,
+            Ok(Err(error)) => return error,
+            // Silence is an end only where an answer is due. A broker answers one request after the other.
+            Err(_) => match lock(unanswered).front() {
+                Some(oldest) if oldest.since.max(answered).elapsed() >= ANSWER_WITHIN => {
+                    return answers.timed_out(ANSWER_WITHIN);
+                }
+                _ => continue,
+            },
         };
+        answered = Instant::now();
         let Some(request) = lock(unanswered).pop_front() else {
             return answers.unasked();
         };

@@ -216,6 +216,7 @@ impl Topics {
         loop {
             self.tell(&self.local.metadata());
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(self.interval) => {}
                 () = self.capture.unknown_topic() => {}
             }

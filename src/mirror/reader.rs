@@ -192,6 +192,7 @@ impl Reader {
             };
             if wanted.is_empty() {
                 tokio::select! {
+                    biased;
                     () = wishes.changed.notified() => continue,
                     () = events.closed() => return None,
                 }

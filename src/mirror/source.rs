@@ -86,6 +86,7 @@ impl Source {
             self.round.send_modify(|round| *round += 1);
             tokio::time::sleep(SPACING).await;
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(interval) => {}
                 () = self.soon.notified() => {}
                 changed = partitions.changed() => if changed.is_err() { return },

@@ -48,6 +48,8 @@ const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 const BARRIERS_IN_FLIGHT_MAX: usize = 64;
 /// Batches in one Produce request.
 const REQUEST_BATCHES_MAX: usize = 1000;
+/// Events that are taken before what they changed is acted on.
+const EVENTS_AT_ONCE: usize = 64;
 /// How often streams that wait for time to pass are looked at.
 const TICK: Duration = Duration::from_millis(10);
 /// Pause before a lost link is tried again, doubled up to [`LINK_RETRY_MAX`].
@@ -226,27 +228,44 @@ impl Region {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.update_topics();
         let stopped = loop {
-            // Every branch is cancellation safe.
+            // Every branch is cancellation safe. What comes seldom is looked at first; captures and events, which may come without end, are
+            // both taken whatever has woken the task.
+            let mut event = None;
             tokio::select! {
-                () = inbox.filled() => self.take_captured(),
-                event = self.incoming.recv() => match event {
-                    Some(Event::Stop(done)) => break Some(done),
-                    Some(event) => self.handle(event),
-                    None => break None,
+                biased;
+                _ = commits.tick() => self.commit_now = true,
+                _ = refreshes.tick() => self.refresh_wanted = true,
+                _ = ticks.tick(), if !self.ticking.is_empty() || !self.to_start.is_empty() || self.links.values().any(|link| link.queue.is_none()) => self.tick(),
+                changed = self.parts.topics.changed() => match changed {
+                    Ok(()) => self.update_topics(),
+                    Err(_) => break None,
                 },
                 changed = rounds.changed() => match changed {
                     Ok(()) => self.take_source(),
                     Err(_) => break None,
                 },
-                changed = self.parts.topics.changed() => match changed {
-                    Ok(()) => self.update_topics(),
-                    Err(_) => break None,
-                },
                 () = room.notified() => {}
-                _ = commits.tick() => self.commit_now = true,
-                _ = refreshes.tick() => self.refresh_wanted = true,
-                _ = ticks.tick(), if !self.ticking.is_empty() || !self.to_start.is_empty() || self.links.values().any(|link| link.queue.is_none()) => self.tick(),
                 Some(_) = self.jobs.join_next(), if !self.jobs.is_empty() => {}
+                () = inbox.filled() => {}
+                received = self.incoming.recv() => match received {
+                    Some(received) => event = Some(received),
+                    None => break None,
+                },
+            }
+            self.take_captured();
+            let mut stop = None;
+            for _ in 0..EVENTS_AT_ONCE {
+                match event.take().or_else(|| self.incoming.try_recv().ok()) {
+                    Some(Event::Stop(done)) => {
+                        stop = Some(done);
+                        break;
+                    }
+                    Some(event) => self.handle(event),
+                    None => break,
+                }
+            }
+            if stop.is_some() {
+                break stop;
             }
             let now = Instant::now();
             self.settle(now);
@@ -279,6 +298,10 @@ impl Region {
         let now = Instant::now();
         let mut captured = std::mem::take(&mut self.spare);
         self.parts.inbox.take(&mut captured);
+        if captured.is_empty() {
+            self.spare = captured;
+            return;
+        }
         let mut unverified = false;
         for Captured { topic, partition, node_id, connection, batch } in captured.drain(..) {
             let Some(&stream) = self.by_partition.get(&topic).and_then(|partitions| partitions.get(&partition)) else {
