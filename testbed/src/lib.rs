@@ -18,6 +18,7 @@ pub mod demo;
 pub mod guard;
 pub mod http;
 pub mod kafka;
+pub mod model;
 pub mod ports;
 pub mod proxy;
 pub mod verify;
