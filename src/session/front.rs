@@ -14,7 +14,6 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, error, info, warn};
 
 use super::brokers::Brokers;
-use super::buffers::BufferPool;
 use super::metrics::SessionMetrics;
 use super::relay::{Shared, relay, stopped};
 use crate::capture::Capture;
@@ -118,13 +117,7 @@ impl Front {
         }
         let bootstrap = Bound::bind(listen).map_err(|source| FrontError::Bind { address: listen, source })?;
         brokers.set_bootstrap_port(bootstrap.address().port());
-        let shared = Shared {
-            brokers,
-            capture,
-            metrics,
-            buffers: Arc::new(BufferPool::default()),
-            frame_bytes_max: config.frame_bytes_max,
-        };
+        let shared = Shared::new(brokers, capture, metrics, config.frame_bytes_max);
         let context =
             Context { shared, bootstrap_servers, dial_timeout: config.dial_timeout, rotation: AtomicUsize::new(0) };
         Ok(Self { bootstrap, drain_within: DRAIN_WITHIN, context: Arc::new(context) })

@@ -25,3 +25,4 @@ pub use brokers::{Brokers, Route};
 pub use error::{SessionError, is_expected_io_error};
 pub use front::{Front, FrontConfig, FrontError};
 pub use metrics::SessionMetrics;
+pub use relay::{Ending, Shared, relay};

@@ -36,24 +36,39 @@ type Carry = SmallVec<[u8; 16]>;
 
 /// What all sessions share.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub brokers: Arc<Brokers>,
-    pub capture: Arc<Capture>,
-    pub metrics: Arc<SessionMetrics>,
-    pub buffers: Arc<BufferPool>,
-    pub frame_bytes_max: usize,
+pub struct Shared {
+    pub(super) brokers: Arc<Brokers>,
+    pub(super) capture: Arc<Capture>,
+    pub(super) metrics: Arc<SessionMetrics>,
+    pub(super) buffers: Arc<BufferPool>,
+    pub(super) frame_bytes_max: usize,
+}
+
+impl Shared {
+    /// `frame_bytes_max` is the longest request that is accepted from a client.
+    pub fn new(
+        brokers: Arc<Brokers>,
+        capture: Arc<Capture>,
+        metrics: Arc<SessionMetrics>,
+        frame_bytes_max: usize,
+    ) -> Self {
+        Self { brokers, capture, metrics, buffers: Arc::default(), frame_bytes_max }
+    }
 }
 
 /// How a session ended without a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub enum Ending {
+    /// The client had nothing more to say.
     ClientClosed,
+    /// The broker ended the connection.
     BrokerClosed,
+    /// A shutdown was asked for, and all requests were answered.
     Drained,
 }
 
 impl Ending {
-    pub fn reason(self) -> &'static str {
+    pub(super) fn reason(self) -> &'static str {
         match self {
             Ending::ClientClosed => "client_closed",
             Ending::BrokerClosed => "broker_closed",
@@ -64,7 +79,10 @@ impl Ending {
 
 /// Forwards between a client and the broker `node_id` (-1: not known which) until one of them is done, or `shutdown` is true and all
 /// requests are answered.
-pub(super) async fn relay<C: Link, B: Link>(
+///
+/// # Errors
+/// What went wrong on either side, or with what the client sent.
+pub async fn relay<C: Link, B: Link>(
     shared: &Shared,
     client: C,
     broker: B,

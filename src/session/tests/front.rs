@@ -6,7 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::super::{Front, FrontConfig, FrontError};
+use super::super::{Front, FrontConfig, FrontError, SessionMetrics};
 use super::*;
 
 /// A broker that answers every Metadata v0 request with a fixed list, and tells who it is at the end.

@@ -10,8 +10,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::brokers::Brokers;
-use super::buffers::BufferPool;
-use super::metrics::SessionMetrics;
 use super::relay::Shared;
 use crate::capture::Capture;
 
@@ -25,13 +23,7 @@ fn shared() -> Arc<Shared> {
 fn shared_with(capture: Capture) -> Arc<Shared> {
     let brokers = Arc::new(Brokers::new("proxy.example", [127, 0, 0, 1].into(), 0..=0));
     brokers.set_bootstrap_port(9092);
-    Arc::new(Shared {
-        brokers,
-        capture: Arc::new(capture),
-        metrics: Arc::new(SessionMetrics::default()),
-        buffers: Arc::new(BufferPool::default()),
-        frame_bytes_max: 1 << 20,
-    })
+    Arc::new(Shared::new(brokers, Arc::new(capture), Arc::default(), 1 << 20))
 }
 
 /// A frame: length and bytes.

@@ -75,7 +75,11 @@ pub async fn fetch(model: &Model, node_id: i32, sessions: &mut Sessions, request
                 }
             }
             for (key, watched) in asked() {
-                session.partitions.entry(key).and_modify(|known| known.asked = watched.asked.clone()).or_insert(watched);
+                session
+                    .partitions
+                    .entry(key)
+                    .and_modify(|known| known.asked = watched.asked.clone())
+                    .or_insert(watched);
             }
             (id, session)
         }

@@ -1,0 +1,172 @@
+//! What must be true, read from the logs of the model clusters alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use diffluent::mirror::identity::{is_reserved, reserved_producer_id};
+use diffluent_testbed::model::Model;
+use diffluent_testbed::model::partition::Partition;
+
+use super::records::numbers;
+
+/// A record of an origin's log: the offset behind its batch, and its number.
+type Placed = (i64, u64);
+
+/// A stream: origin, region, topic, partition.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StreamKey {
+    /// The cluster where the records are born.
+    pub origin: usize,
+    /// The cluster that gets them.
+    pub region: usize,
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+}
+
+/// Remembers what was committed once, and compares.
+pub struct Oracle {
+    clusters: Vec<Arc<Model>>,
+    origins: Vec<usize>,
+    /// All that an origin's log ever held committed, by origin, topic and partition.
+    ever: BTreeMap<(usize, String, i32), BTreeSet<u64>>,
+    /// Whether an origin's log has lost committed records.
+    source_harmed: bool,
+    /// Whether a region's log has.
+    region_harmed: bool,
+}
+
+impl Oracle {
+    /// An oracle for these clusters.
+    pub fn new(clusters: Vec<Arc<Model>>, origins: Vec<usize>) -> Self {
+        Self { clusters, origins, ever: BTreeMap::new(), source_harmed: false, region_harmed: false }
+    }
+
+    /// To be called before committed records are taken from a cluster's log.
+    pub fn before_harm(&mut self, cluster: usize) {
+        self.remember();
+        self.source_harmed |= self.origins.contains(&cluster);
+        self.region_harmed = true;
+    }
+
+    fn remember(&mut self) {
+        for &origin in &self.origins {
+            for (topic, known) in &self.clusters[origin].look().topics {
+                for (index, partition) in (0..).zip(&known.partitions) {
+                    let ever = self.ever.entry((origin, topic.clone(), index)).or_default();
+                    ever.extend(born_here(partition).into_iter().map(|(_, number)| number));
+                }
+            }
+        }
+    }
+
+    /// All streams that there should be.
+    pub fn streams(&self) -> Vec<StreamKey> {
+        let mut streams = Vec::new();
+        for &origin in &self.origins {
+            for (topic, known) in &self.clusters[origin].look().topics {
+                for region in (0..self.clusters.len()).filter(|region| *region != origin) {
+                    for partition in (0..).zip(&known.partitions).map(|(index, _)| index) {
+                        streams.push(StreamKey { origin, region, topic: topic.clone(), partition });
+                    }
+                }
+            }
+        }
+        streams
+    }
+
+    fn expected(&self, stream: &StreamKey) -> Vec<Placed> {
+        let state = self.clusters[stream.origin].look();
+        state.partition(&stream.topic, stream.partition).map(born_here).unwrap_or_default()
+    }
+
+    /// What the region holds of the stream, committed there.
+    fn held(&self, stream: &StreamKey) -> Vec<u64> {
+        let id = {
+            let state = self.clusters[stream.origin].look();
+            state.topics.get(&stream.topic).map(|topic| reserved_producer_id(&state.cluster_id, topic.id))
+        };
+        let state = self.clusters[stream.region].look();
+        let Some(partition) = state.partition(&stream.topic, stream.partition) else { return Vec::new() };
+        let committed = partition.batches().iter().filter(|batch| batch.last_offset < partition.high_watermark());
+        committed.filter(|batch| Some(batch.producer_id) == id).flat_map(|batch| numbers(&batch.bytes)).collect()
+    }
+
+    /// Whether the region holds what it should, now that everything has come to rest.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn compare(&mut self, stream: &StreamKey) -> Result<(), String> {
+        let expected: Vec<u64> = self.expected(stream).into_iter().map(|(_, number)| number).collect();
+        let held = self.held(stream);
+        let once: BTreeSet<u64> = held.iter().copied().collect();
+        if once.len() != held.len() {
+            let mut seen = BTreeSet::new();
+            let twice: Vec<u64> = held.iter().copied().filter(|number| !seen.insert(*number)).collect();
+            return Err(format!("{stream:?}: {} records twice, the first is {:?}", twice.len(), twice.first()));
+        }
+        let wanted: BTreeSet<u64> = expected.iter().copied().collect();
+        if !self.source_harmed && held.len() > expected.len() {
+            return Err(format!("{stream:?}: {} records that the origin does not have", held.len() - expected.len()));
+        }
+        if self.source_harmed {
+            self.remember();
+            let ever = &self.ever[&(stream.origin, stream.topic.clone(), stream.partition)];
+            if let Some(never) = once.difference(ever).next() {
+                return Err(format!("{stream:?}: record {never} was never committed at its origin"));
+            }
+        }
+        let kept: Vec<u64> = held.into_iter().filter(|number| wanted.contains(number)).collect();
+        if kept == expected {
+            return Ok(());
+        }
+        let missing: Vec<u64> = expected.iter().copied().filter(|number| !once.contains(number)).collect();
+        match missing.first() {
+            Some(first) => Err(format!(
+                "{stream:?}: {} of {} records missing, the first is {first}",
+                missing.len(),
+                expected.len()
+            )),
+            None => Err(format!("{stream:?}: the records are there, in another order")),
+        }
+    }
+
+    /// Whether the region holds, committed, everything before a source offset that diffluent calls done. Where records were lost on purpose nothing
+    /// can be said.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn is_done_before(&self, stream: &StreamKey, offset: i64, who: &str) -> Result<(), String> {
+        if self.region_harmed || self.source_harmed {
+            return Ok(());
+        }
+        let held: BTreeSet<u64> = self.held(stream).into_iter().collect();
+        let missing =
+            self.expected(stream).into_iter().find(|(next, number)| *next <= offset && !held.contains(number));
+        missing.map_or(Ok(()), |(next, number)| {
+            Err(format!("{stream:?}: {who} says that everything before {offset} is in the region, but record {number} (before {next}) is not"))
+        })
+    }
+}
+
+/// The committed records that were born in this cluster, in order.
+fn born_here(partition: &Partition) -> Vec<Placed> {
+    let mut records: Vec<(i64, i64, Vec<u64>)> = Vec::new();
+    let mut open: BTreeMap<i64, Vec<(i64, i64, Vec<u64>)>> = BTreeMap::new();
+    for batch in partition.batches().iter().filter(|batch| batch.last_offset < partition.high_watermark()) {
+        if batch.is_control() {
+            let ended = open.remove(&batch.producer_id).unwrap_or_default();
+            records.extend(ended.into_iter().filter(|_| batch.commits()));
+        } else if !is_reserved(batch.producer_id) {
+            let placed = (batch.base_offset, batch.last_offset + 1, numbers(&batch.bytes));
+            if batch.is_transactional() {
+                open.entry(batch.producer_id).or_default().push(placed);
+            } else {
+                records.push(placed);
+            }
+        }
+    }
+    records.sort_by_key(|(base_offset, ..)| *base_offset);
+    records.into_iter().flat_map(|(_, next, numbers)| numbers.into_iter().map(move |number| (next, number))).collect()
+}

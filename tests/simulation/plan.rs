@@ -1,0 +1,168 @@
+//! What a seed means: the clusters, who mirrors to whom, who writes, and what goes wrong when.
+
+use super::dice::Dice;
+
+/// How long producers write and faults happen, milliseconds of simulated time.
+pub const TROUBLE_MS: u64 = 20_000;
+
+/// A run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The number that it was drawn from.
+    pub seed: u64,
+    /// Brokers of each cluster.
+    pub brokers: Vec<i32>,
+    /// Clusters whose proxy mirrors to all the others.
+    pub origins: Vec<usize>,
+    /// Whether a second proxy mirrors the same, by mistake.
+    pub twin: bool,
+    /// One-way delay between clusters, milliseconds.
+    pub distance_ms: u64,
+    /// `[mirror] buffer`.
+    pub buffer: &'static str,
+    /// Partitions of each topic.
+    pub topics: Vec<i32>,
+    /// The producers.
+    pub producers: Vec<ProducerPlan>,
+    /// Faults by time, milliseconds.
+    pub faults: Vec<(u64, Fault)>,
+}
+
+/// How a producer writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Without idempotence, with these acks.
+    Plain(i16),
+    /// Tries a batch until it is acknowledged.
+    Idempotent,
+    /// Commits two of three transactions.
+    Transactional,
+}
+
+/// A producer.
+#[derive(Clone, Copy, Debug)]
+pub struct ProducerPlan {
+    /// The cluster that it writes to.
+    pub cluster: usize,
+    /// How.
+    pub kind: Kind,
+    /// Past the proxy.
+    pub bypass: bool,
+    /// Requests that it sends before it reads answers.
+    pub pipelined: u64,
+    /// The pause between two rounds, milliseconds.
+    pub pause_ms: u64,
+}
+
+/// Something that goes wrong. Those with a time are mended after so many milliseconds.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// A broker stops, and starts again.
+    BrokerDown { cluster: usize, node_id: i32, for_ms: u64 },
+    /// The proxy of a cluster is killed, and started again.
+    ProxyDown { cluster: usize, for_ms: u64 },
+    /// Nothing passes from a cluster's proxy to a broker, or back, or both.
+    Cut { proxy: usize, cluster: usize, node_id: i32, there: bool, back: bool, for_ms: u64 },
+    /// What is sent between a proxy and a broker arrives later.
+    Hold { proxy: usize, cluster: usize, node_id: i32, for_ms: u64 },
+    /// All connections to a broker end.
+    Reset { cluster: usize, node_id: i32 },
+    /// A partition gets another leader.
+    Move { cluster: usize, topic: usize, partition: i32 },
+    /// Followers take so long.
+    SlowReplicas { cluster: usize, delay_ms: i64, for_ms: u64 },
+    /// Requests to a cluster are refused with an error, disowned, or lose their answers.
+    Mishap { cluster: usize, api_key: i16, mishap: diffluent_testbed::model::Mishap, times: u32 },
+    /// A region forgets the producers it knows.
+    Forget { cluster: usize },
+    /// A replica without everything takes over: so many committed offsets are lost.
+    Unclean { cluster: usize, topic: usize, partition: i32, back: i64 },
+    /// The committed progress of a region is gone, or goes back to what it was so many commits ago.
+    ProgressLost { cluster: usize, region: usize },
+    /// The local log's older half is removed.
+    Retention { cluster: usize, topic: usize, partition: i32 },
+    /// A topic gets more partitions.
+    Grow { cluster: usize, topic: usize },
+}
+
+impl Plan {
+    /// What the seed means.
+    pub fn new(seed: u64) -> Self {
+        let mut dice = Dice::new(seed, 1);
+        let clusters = 2 + usize::try_from(dice.below(3)).expect("small");
+        let brokers: Vec<i32> = (0..clusters).map(|_| 1 + i32::try_from(dice.below(3)).expect("small")).collect();
+        let mesh = dice.one_in(3);
+        let origins: Vec<usize> = if mesh { (0..clusters).collect() } else { vec![0] };
+        let topics = (0..1 + dice.below(2)).map(|_| 1 + i32::try_from(dice.below(3)).expect("small")).collect();
+        let kinds =
+            [Kind::Plain(-1), Kind::Plain(-1), Kind::Plain(1), Kind::Plain(0), Kind::Idempotent, Kind::Transactional];
+        let mut producers = Vec::new();
+        for &cluster in &origins {
+            for _ in 0..1 + dice.below(4) {
+                producers.push(ProducerPlan {
+                    cluster,
+                    kind: *dice.pick(&kinds),
+                    bypass: dice.one_in(5),
+                    pipelined: 1 + dice.below(6),
+                    pause_ms: 5 + dice.below(150),
+                });
+            }
+        }
+        let mut plan = Self {
+            seed,
+            brokers,
+            origins,
+            twin: dice.one_in(6),
+            distance_ms: *dice.pick(&[1, 10, 50, 120]),
+            buffer: *dice.pick(&["0 B", "2 KiB", "64 KiB", "64 MiB"]),
+            topics,
+            producers,
+            faults: Vec::new(),
+        };
+        let count = dice.below(9);
+        let mut faults: Vec<(u64, Fault)> =
+            (0..count).map(|_| (500 + dice.below(TROUBLE_MS - 500), plan.fault(&mut dice))).collect();
+        faults.sort_by_key(|(at, _)| *at);
+        plan.faults = faults;
+        plan
+    }
+
+    fn fault(&self, dice: &mut Dice) -> Fault {
+        use diffluent_testbed::model::Mishap;
+        let cluster = usize::try_from(dice.below(self.brokers.len() as u64)).expect("small");
+        let node_id = 1 + i32::try_from(dice.below(self.brokers[cluster] as u64)).expect("small");
+        let proxy = *dice.pick(&self.origins);
+        let for_ms = 100 + dice.below(8_000);
+        let topic = usize::try_from(dice.below(self.topics.len() as u64)).expect("small");
+        let partition = i32::try_from(dice.below(self.topics[topic] as u64)).expect("small");
+        match dice.below(22) {
+            0..=2 => Fault::BrokerDown { cluster, node_id, for_ms },
+            3..=5 => Fault::ProxyDown { cluster: proxy, for_ms: for_ms / 4 },
+            6 | 7 => {
+                let (there, back) = *dice.pick(&[(true, true), (true, false), (false, true)]);
+                Fault::Cut { proxy, cluster, node_id, there, back, for_ms }
+            }
+            8 | 9 => Fault::Hold { proxy, cluster, node_id, for_ms },
+            10 | 11 => Fault::Reset { cluster, node_id },
+            12 | 13 => Fault::Move { cluster, topic, partition },
+            14 => Fault::SlowReplicas { cluster, delay_ms: 20 + for_ms as i64 / 4, for_ms },
+            15 | 16 => {
+                let mishap = match dice.below(4) {
+                    0 => Mishap::AnswerLost,
+                    1 => Mishap::Disowned(*dice.pick(&[7, 20])),
+                    _ => Mishap::Refused(*dice.pick(&[6, 3, 19, 7, 5])),
+                };
+                let api_key = if mishap == Mishap::AnswerLost { *dice.pick(&[0, 1, 2, 3, 8, 9, 19, 23]) } else { 0 };
+                Fault::Mishap { cluster, api_key, mishap, times: 1 + u32::try_from(dice.below(4)).expect("small") }
+            }
+            17 => Fault::Forget { cluster },
+            18 => Fault::Unclean { cluster, topic, partition, back: 1 + dice.below(20) as i64 },
+            19 => Fault::ProgressLost {
+                cluster: proxy,
+                region: if cluster == proxy { (cluster + 1) % self.brokers.len() } else { cluster },
+            },
+            20 => Fault::Retention { cluster: proxy, topic, partition },
+            _ => Fault::Grow { cluster: proxy, topic },
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Records that can be told apart: each holds a number that no other has.
+
+use bytes::{Bytes, BytesMut};
+use indexmap::IndexMap;
+use kafka_protocol::records::{
+    Compression, Record, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
+};
+
+/// Who writes a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer {
+    /// -1 for none.
+    pub producer_id: i64,
+    /// -1 for none.
+    pub producer_epoch: i16,
+    /// -1 for none.
+    pub base_sequence: i32,
+    /// Whether it is part of a transaction.
+    pub transactional: bool,
+}
+
+impl Writer {
+    /// A producer without idempotence.
+    pub const PLAIN: Self = Self { producer_id: -1, producer_epoch: -1, base_sequence: -1, transactional: false };
+}
+
+/// A batch of records with these numbers.
+pub fn batch(numbers: &[u64], timestamp: i64, writer: Writer) -> Bytes {
+    let records: Vec<Record> = (0..)
+        .zip(numbers)
+        .map(|(at, number)| Record {
+            transactional: writer.transactional,
+            control: false,
+            delete_horizon: false,
+            partition_leader_epoch: -1,
+            producer_id: writer.producer_id,
+            producer_epoch: writer.producer_epoch,
+            timestamp_type: TimestampType::Creation,
+            offset: i64::from(at),
+            sequence: writer.base_sequence.wrapping_add(at),
+            timestamp,
+            key: None,
+            value: Some(Bytes::copy_from_slice(&number.to_be_bytes())),
+            headers: IndexMap::new(),
+        })
+        .collect();
+    let mut bytes = BytesMut::new();
+    let options = RecordEncodeOptions { version: 2, compression: Compression::None };
+    RecordBatchEncoder::encode(&mut bytes, &records, &options).expect("plain records can be encoded");
+    bytes.freeze()
+}
+
+/// The numbers in a batch.
+pub fn numbers(batch: &Bytes) -> Vec<u64> {
+    let set = RecordBatchDecoder::decode(&mut batch.clone()).expect("a batch of ours");
+    set.records
+        .iter()
+        .filter_map(|record| Some(u64::from_be_bytes(record.value.as_ref()?.as_ref().try_into().ok()?)))
+        .collect()
+}

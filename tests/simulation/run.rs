@@ -1,0 +1,399 @@
+//! Runs a plan: hosts, time, faults, and the oracle's questions.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use diffluent::lag::{RegionLag, State as LagState};
+use diffluent_testbed::model::{Model, State, serve_connection};
+use tokio::task::JoinSet;
+use turmoil::{Builder, Sim};
+
+use super::oracle::{Oracle, StreamKey};
+use super::plan::{Fault, Plan, TROUBLE_MS};
+use super::producer;
+use super::proxy::{self, Seen, broker_host, proxy_host, region_name};
+
+/// When the simulated time begins, milliseconds since the epoch.
+const EPOCH_MS: i64 = 1_800_000_000_000;
+const TICK: Duration = Duration::from_millis(2);
+/// After the trouble everything must come to rest within this time, milliseconds: a connection that died without a word is found after 45 s.
+const SETTLED_WITHIN_MS: u64 = 180_000;
+/// How often the oracle looks, milliseconds.
+const LOOK_EVERY_MS: u64 = 500;
+
+/// A topic's name.
+pub fn topic_name(topic: usize) -> String {
+    format!("topic-{topic}")
+}
+
+/// Runs seeds, on all cores; gives the failed ones with what went wrong.
+pub fn all(seeds: &[u64], run: impl Fn(u64) -> Result<(), String> + Sync) -> Vec<(u64, String)> {
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                while let Some(&seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let outcome = catch_unwind(AssertUnwindSafe(|| run(seed)));
+                    let why = match outcome {
+                        Ok(Ok(())) => continue,
+                        Ok(Err(why)) => why,
+                        Err(panic) => panic
+                            .downcast_ref::<String>()
+                            .cloned()
+                            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+                            .unwrap_or_else(|| "a panic".to_owned()),
+                    };
+                    failed.lock().expect("nobody panicked").push((seed, why));
+                }
+            });
+        }
+    });
+    let mut failed = failed.into_inner().expect("nobody panicked");
+    failed.sort();
+    failed
+}
+
+struct World<'a> {
+    plan: Arc<Plan>,
+    sim: Sim<'a>,
+    now: Arc<AtomicI64>,
+    clusters: Vec<Arc<Model>>,
+    seen: Vec<Seen>,
+    oracle: Oracle,
+    mends: Vec<(u64, Mend)>,
+}
+
+enum Mend {
+    Broker(usize, i32),
+    Proxy(usize),
+    Line(String, String),
+    Release(String, String),
+    Replicas(usize),
+}
+
+/// Runs a plan to its end.
+///
+/// # Errors
+/// What the oracle found.
+pub fn run(plan: &Plan) -> Result<(), String> {
+    World::new(plan).run()
+}
+
+/// A number that stands for everything that was written in a run, and when.
+pub fn trace(plan: &Plan) -> u64 {
+    let mut world = World::new(plan);
+    let outcome = world.run();
+    let mut hasher = DefaultHasher::new();
+    outcome.hash(&mut hasher);
+    for cluster in &world.clusters {
+        for topic in cluster.look().topics.values() {
+            for batch in topic.partitions.iter().flat_map(|partition| partition.batches()) {
+                (batch.appended_at, &batch.bytes).hash(&mut hasher);
+            }
+        }
+    }
+    hasher.finish()
+}
+
+impl World<'_> {
+    fn new(plan: &Plan) -> Self {
+        let plan = Arc::new(plan.clone());
+        let mut sim = Builder::new()
+            .simulation_duration(Duration::from_secs(3600))
+            .tick_duration(TICK)
+            .min_message_latency(Duration::from_micros(200))
+            .max_message_latency(Duration::from_millis(3))
+            .tcp_capacity(4096)
+            .rng_seed(plan.seed)
+            .build();
+        let now = Arc::new(AtomicI64::new(EPOCH_MS));
+        let mut clusters = Vec::new();
+        for (cluster, brokers) in plan.brokers.iter().enumerate() {
+            let mut state =
+                State::new(&format!("cluster-{cluster}"), *brokers, |node_id| (broker_host(cluster, node_id), 9092));
+            if plan.origins.contains(&cluster) {
+                for (topic, partitions) in plan.topics.iter().enumerate() {
+                    state.create_topic(&topic_name(topic), *partitions, -1).expect("a new topic");
+                }
+            }
+            let clock = now.clone();
+            let model = Model::new(state, move || clock.load(Ordering::Relaxed));
+            for node_id in 1..=*brokers {
+                let model = model.clone();
+                sim.host(broker_host(cluster, node_id), move || broker(model.clone(), node_id));
+            }
+            clusters.push(model);
+        }
+        let mut seen = Vec::new();
+        for cluster in 0..plan.brokers.len() {
+            let lag: Seen = Seen::default();
+            if plan.origins.contains(&cluster) {
+                let (plan, lag) = (plan.clone(), lag.clone());
+                sim.host(proxy_host(cluster), move || proxy::run(plan.clone(), cluster, lag.clone()));
+            }
+            seen.push(lag);
+        }
+        if plan.twin {
+            let plan = plan.clone();
+            sim.host("twin", move || proxy::run(plan.clone(), plan.origins[0], Seen::default()));
+        }
+        for index in 0..plan.producers.len() {
+            let model = clusters[plan.producers[index].cluster].clone();
+            sim.client(format!("producer-{index}"), producer::run(plan.clone(), index, model));
+        }
+        for &proxy in &plan.origins {
+            for (cluster, brokers) in plan.brokers.iter().enumerate().filter(|(cluster, _)| *cluster != proxy) {
+                for node_id in 1..=*brokers {
+                    let distance = Duration::from_millis(plan.distance_ms);
+                    sim.set_link_latency(proxy_host(proxy).as_str(), broker_host(cluster, node_id).as_str(), distance);
+                }
+            }
+        }
+        let oracle = Oracle::new(clusters.clone(), plan.origins.clone());
+        Self { plan, sim, now, clusters, seen, oracle, mends: Vec::new() }
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.sim.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn run(&mut self) -> Result<(), String> {
+        let mut faults = self.plan.faults.clone().into_iter().peekable();
+        let mut next_look = LOOK_EVERY_MS;
+        let mut rested = false;
+        loop {
+            self.sim.step().map_err(|error| format!("a host failed: {error}"))?;
+            let at = self.elapsed_ms();
+            self.now.store(EPOCH_MS + at as i64, Ordering::Relaxed);
+            while let Some((_, fault)) = faults.next_if(|(due, _)| *due <= at) {
+                self.inflict(fault, at);
+            }
+            let (due, later) = std::mem::take(&mut self.mends).into_iter().partition(|(due, _)| *due <= at);
+            self.mends = later;
+            self.mend(due);
+            if at < next_look {
+                continue;
+            }
+            next_look += LOOK_EVERY_MS;
+            self.look()?;
+            if at > TROUBLE_MS + 4_000 {
+                if !std::mem::replace(&mut rested, true) {
+                    let all = std::mem::take(&mut self.mends);
+                    self.mend(all);
+                    self.rest();
+                }
+                match self.is_settled() {
+                    Ok(()) => return Ok(()),
+                    Err(why) if at > TROUBLE_MS + SETTLED_WITHIN_MS => {
+                        return Err(format!("{why}\n  {}\n  {:?}", self.told(), self.plan));
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+
+    /// Nothing goes wrong from here on.
+    fn rest(&self) {
+        for cluster in &self.clusters {
+            cluster.change(|state, now| {
+                state.mishaps.clear();
+                state.each_partition(|partition| {
+                    // A transaction whose producer is gone is aborted by its coordinator.
+                    let open: Vec<(i64, i16)> = (partition.producers().all())
+                        .filter(|(_, producer)| producer.transaction.is_some())
+                        .map(|(id, producer)| (id, producer.epoch))
+                        .collect();
+                    open.into_iter().for_each(|(id, epoch)| partition.end_transaction(id, epoch, false, now));
+                });
+            });
+        }
+    }
+
+    /// What diffluent says must be true at any moment.
+    fn look(&mut self) -> Result<(), String> {
+        for cluster in &self.clusters {
+            cluster.change(|state, now| state.each_partition(|partition| partition.replicate(now)));
+        }
+        for stream in self.oracle.streams() {
+            let group = format!("diffluent.{}", region_name(stream.region));
+            let key = (group, stream.topic.clone(), stream.partition);
+            let committed = self.clusters[stream.origin].look().offsets.get(&key).cloned();
+            if let Some(committed) = committed {
+                self.oracle.is_done_before(&stream, committed.offset, "the committed progress")?;
+            }
+            if let Some(lag) = self.lag_of(&stream) {
+                self.oracle.is_done_before(&stream, lag.1, "/lag")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lag in records, and the first source offset that is not done.
+    fn lag_of(&self, stream: &StreamKey) -> Option<(u64, i64, LagState)> {
+        let seen = self.seen[stream.origin].lock().expect("nobody panicked");
+        let region: &RegionLag = seen.iter().find(|lag| lag.region == region_name(stream.region))?;
+        let topic = region.topics.iter().find(|lag| lag.topic == stream.topic)?;
+        let partition = topic.partitions.iter().find(|lag| lag.partition == stream.partition)?;
+        Some((partition.lag_records, partition.next_source_offset, partition.state))
+    }
+
+    fn told(&self) -> String {
+        let mut told = String::new();
+        for (origin, seen) in self.seen.iter().enumerate() {
+            for region in seen.lock().expect("nobody panicked").iter() {
+                for topic in &region.topics {
+                    for partition in &topic.partitions {
+                        told += &format!(
+                            "\n  {origin} to {} {}-{}: {:?} lag {} next {} {}",
+                            region.region,
+                            topic.topic,
+                            partition.partition,
+                            partition.state,
+                            partition.lag_records,
+                            partition.next_source_offset,
+                            partition.reason.as_deref().unwrap_or_default()
+                        );
+                    }
+                }
+            }
+        }
+        told
+    }
+
+    fn is_settled(&mut self) -> Result<(), String> {
+        for stream in self.oracle.streams() {
+            self.oracle.compare(&stream)?;
+            match self.lag_of(&stream) {
+                Some((0, _, LagState::Mirroring)) => {}
+                other => return Err(format!("{stream:?}: equal, but the lag shown is {other:?}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn inflict(&mut self, fault: Fault, at: u64) {
+        match fault {
+            Fault::BrokerDown { cluster, node_id, for_ms } => {
+                self.clusters[cluster].change(|state, now| state.crash(node_id, now));
+                self.mends.push((at + for_ms, Mend::Broker(cluster, node_id)));
+            }
+            Fault::ProxyDown { cluster, for_ms } => {
+                if self.sim.is_host_running(proxy_host(cluster).as_str()) {
+                    self.sim.crash(proxy_host(cluster).as_str());
+                    self.mends.push((at + for_ms, Mend::Proxy(cluster)));
+                }
+            }
+            Fault::Cut { proxy, cluster, node_id, there, back, for_ms } => {
+                let (proxy, broker) = (proxy_host(proxy), broker_host(cluster, node_id));
+                if there {
+                    self.sim.partition_oneway(proxy.as_str(), broker.as_str());
+                }
+                if back {
+                    self.sim.partition_oneway(broker.as_str(), proxy.as_str());
+                }
+                self.mends.push((at + for_ms, Mend::Line(proxy, broker)));
+            }
+            Fault::Hold { proxy, cluster, node_id, for_ms } => {
+                let (proxy, broker) = (proxy_host(proxy), broker_host(cluster, node_id));
+                self.sim.hold(proxy.as_str(), broker.as_str());
+                self.mends.push((at + for_ms, Mend::Release(proxy, broker)));
+            }
+            Fault::Reset { cluster, node_id } => {
+                self.clusters[cluster].change(|state, _| state.cut_connections(node_id));
+            }
+            Fault::Move { cluster, topic, partition } => {
+                self.clusters[cluster].change(|state, now| {
+                    if let Some(partition) = state.partition_mut(&topic_name(topic), partition) {
+                        let next = partition.in_sync().into_iter().find(|node_id| *node_id != partition.leader);
+                        if let Some(next) = next {
+                            partition.move_leader(next, now);
+                        }
+                    }
+                });
+            }
+            Fault::SlowReplicas { cluster, delay_ms, for_ms } => {
+                self.clusters[cluster].change(|state, _| {
+                    state.replication_delay = delay_ms;
+                    state.each_partition(|partition| partition.set_delay(delay_ms));
+                });
+                self.mends.push((at + for_ms, Mend::Replicas(cluster)));
+            }
+            Fault::Mishap { cluster, api_key, mishap, times } => {
+                self.clusters[cluster].change(|state, _| state.mishaps.insert(api_key, (mishap, times)));
+            }
+            Fault::Forget { cluster } => {
+                self.clusters[cluster].change(|state, _| {
+                    state.each_partition(|partition| partition.expire_producers(i64::MAX));
+                });
+            }
+            Fault::Unclean { cluster, topic, partition, back } => {
+                self.oracle.before_harm(cluster);
+                self.clusters[cluster].change(|state, now| {
+                    if let Some(partition) = state.partition_mut(&topic_name(topic), partition) {
+                        let next = partition.replicas().into_iter().find(|node_id| *node_id != partition.leader);
+                        if let Some(next) = next {
+                            partition.unclean_election(next, partition.high_watermark() - back, now);
+                        }
+                    }
+                });
+            }
+            Fault::ProgressLost { cluster, region } => {
+                let group = format!("diffluent.{}", region_name(region));
+                self.clusters[cluster].change(|state, _| state.offsets.retain(|(known, ..), _| *known != group));
+            }
+            Fault::Retention { cluster, topic, partition } => {
+                self.oracle.before_harm(cluster);
+                self.clusters[cluster].change(|state, _| {
+                    if let Some(partition) = state.partition_mut(&topic_name(topic), partition) {
+                        let middle = (partition.start + partition.high_watermark()) / 2;
+                        partition.delete_before(middle);
+                    }
+                });
+            }
+            Fault::Grow { cluster, topic } => {
+                self.clusters[cluster].change(|state, _| {
+                    let name = topic_name(topic);
+                    let has = state.topics.get(&name).map_or(0, |topic| topic.partitions.len());
+                    let replicas = state.replication_factor;
+                    state.add_partitions(&name, i32::try_from(has + 1).expect("small"), replicas);
+                });
+            }
+        }
+    }
+
+    fn mend(&mut self, mends: Vec<(u64, Mend)>) {
+        for (_, mend) in mends {
+            match mend {
+                Mend::Broker(cluster, node_id) => self.clusters[cluster].change(|state, now| state.start(node_id, now)),
+                Mend::Proxy(cluster) => {
+                    self.seen[cluster].lock().expect("nobody panicked").clear();
+                    self.sim.bounce(proxy_host(cluster).as_str());
+                }
+                Mend::Line(one, other) => self.sim.repair(one.as_str(), other.as_str()),
+                Mend::Release(one, other) => self.sim.release(one.as_str(), other.as_str()),
+                Mend::Replicas(cluster) => self.clusters[cluster].change(|state, _| {
+                    state.replication_delay = 0;
+                    state.each_partition(|partition| partition.set_delay(0));
+                }),
+            }
+        }
+    }
+}
+
+/// A model broker as a simulated host.
+async fn broker(model: Arc<Model>, node_id: i32) -> turmoil::Result {
+    let listener = turmoil::net::TcpListener::bind(("0.0.0.0", 9092)).await?;
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let model = model.clone();
+        connections.spawn(async move { serve_connection(&model, node_id, stream).await });
+        while connections.try_join_next().is_some() {}
+    }
+}
