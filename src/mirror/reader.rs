@@ -30,8 +30,10 @@ const FETCH_BYTES_MAX: i32 = 8 * 1024 * 1024;
 const PARTITION_BYTES_MAX: i32 = 2 * 1024 * 1024;
 /// So many partitions are asked for at once when reading a backlog; the others follow in turn.
 const BACKLOG_PARTITIONS_MAX: usize = 256;
-/// Pause after a failure.
+/// Pause after a failure, doubled with each further one up to [`RETRY_MAX`].
 const RETRY: Duration = Duration::from_millis(100);
+/// The longest pause between two tries.
+const RETRY_MAX: Duration = Duration::from_secs(2);
 /// read_committed: aborted records are named, open transactions left out.
 const READ_COMMITTED: i8 = 1;
 
@@ -141,9 +143,11 @@ pub async fn run(
     events: mpsc::Sender<Event>,
 ) {
     let taken = Arc::new(Notify::new());
+    let mut pause = RETRY;
     loop {
         let error = match local.connect(node_id).await {
             Ok(connection) => {
+                pause = RETRY;
                 let mut reader =
                     Reader { connection, mode, session: Session::default(), next: 0, throttle: throttle.clone() };
                 let fetched = &local.traffic().fetched_bytes;
@@ -155,7 +159,8 @@ pub async fn run(
         if events.send(Event::ReadFailed { node_id, error }).await.is_err() {
             return;
         }
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MAX);
     }
 }
 

@@ -20,7 +20,7 @@ use super::batch::{Batch, Fingerprint, fetched};
 use super::committed::Aborted;
 use super::offsets::{Which, list_offsets, name};
 use super::progress::{Partition, Position};
-use super::stream::Found;
+use super::stream::{Doubt, Found};
 use crate::client::ClientError;
 use crate::client::cluster::Cluster;
 use crate::client::connection::Connection;
@@ -50,6 +50,8 @@ pub struct Trace {
     pub producer_id: i64,
     /// The position that proves nothing.
     pub position: Position,
+    /// Why it does not.
+    pub doubt: Doubt,
 }
 
 /// What was found.
@@ -74,6 +76,17 @@ pub enum Retraced {
         region_leader_epoch: i32,
         /// Whether the place was proven by a batch that both logs hold.
         proven: bool,
+    },
+    /// The region holds records that the source has lost: a new incarnation begins where the two part.
+    Diverged {
+        /// At this source offset.
+        source_offset: i64,
+        /// So many records the region has and the source has not.
+        records: u64,
+        /// The region's offset behind them.
+        region_offset: i64,
+        /// The leader epoch there.
+        region_leader_epoch: i32,
     },
     /// The region's log holds nothing of the stream.
     Gone {
@@ -126,6 +139,10 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, trace: &Trace) -> 
         return Ok(Retraced::Later);
     };
     let mut there = Log { connection: region.connect(node_id).await?, partition: &trace.region, committed: false };
+    if let Doubt::Source(lost_from) = trace.doubt {
+        let here = Log { connection: local.connect(leader.node_id).await?, partition: &trace.source, committed: true };
+        return part(there, here, trace, lost_from, region_end, source_end).await;
+    }
     let last = match search_back(&mut there, trace.producer_id, region_start, region_end).await? {
         Stretch::Read(last) => last,
         Stretch::Failed(code) => return Ok(failed(code)),
@@ -189,6 +206,77 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, trace: &Trace) -> 
             region.name()
         ))),
     }
+}
+
+/// Finds where the region's log and the source's part: from the position on, batch by batch.
+async fn part(
+    mut there: Log<'_>,
+    mut here: Log<'_>,
+    trace: &Trace,
+    lost_from: i64,
+    region_end: i64,
+    source_end: i64,
+) -> Result<Retraced, ClientError> {
+    let mut position = trace.position;
+    let mut row: VecDeque<Found> = VecDeque::new();
+    let mut records = 0;
+    let mut expected = position.sequence;
+    let read = there.read(position.region_offset, region_end, |batch, _| {
+        let header = &batch.header;
+        if (header.producer_id, header.producer_epoch) == (trace.producer_id, position.producer_epoch)
+            && header.base_sequence == expected
+        {
+            expected = sequence_after(expected, i64::from(header.last_offset_delta) + 1);
+            records += u64::try_from(header.record_count).unwrap_or(0);
+            row.push_back(Found {
+                next_sequence: expected,
+                region_offset: header.next_offset(),
+                region_leader_epoch: header.leader_epoch,
+                fingerprint: Fingerprint::of(batch),
+            });
+        }
+        None::<()>
+    });
+    if let Stretch::Failed(code) = read.await? {
+        return Ok(failed(code));
+    }
+    let last = row.back().map_or((position.region_offset, position.region_leader_epoch), |last| {
+        (last.region_offset, last.region_leader_epoch)
+    });
+    if lost_from >= position.source_offset {
+        let read = here.read(position.source_offset, source_end.min(lost_from), |batch, passed_over| {
+            if passed_over {
+                return None;
+            }
+            match row.front() {
+                Some(found) if found.fingerprint.fits(batch) => {
+                    position.source_offset = batch.header.next_offset();
+                    position.sequence = found.next_sequence;
+                    position.region_offset = found.region_offset;
+                    position.region_leader_epoch = found.region_leader_epoch;
+                    records -= u64::try_from(batch.header.record_count).unwrap_or(0);
+                    row.pop_front();
+                    None
+                }
+                _ => Some(()),
+            }
+        });
+        if let Stretch::Failed(code) = read.await? {
+            return Ok(failed(code));
+        }
+        if row.is_empty() {
+            return Ok(Retraced::Resume { position, records: 0 });
+        }
+    } else {
+        // What was acknowledged is lost to the source too.
+        records += u64::try_from(position.source_offset - lost_from).unwrap_or(0);
+    }
+    Ok(Retraced::Diverged {
+        source_offset: position.source_offset.min(lost_from),
+        records,
+        region_offset: last.0,
+        region_leader_epoch: last.1,
+    })
 }
 
 fn failed(code: i16) -> Retraced {

@@ -1,7 +1,7 @@
 //! The real engine against model clusters, in simulated time and over a simulated network, with everything drawn from a seed: clusters, who mirrors
 //! to whom, producers, faults. Afterwards an oracle compares what each region holds with what each origin's log holds, record by record.
 //!
-//! `DIFFLUENT_SEED=7 cargo test --test simulation` replays a seed, `DIFFLUENT_SEEDS=10000 cargo test --release --test simulation` runs many.
+//! `DIFFLUENT_SEED=7 cargo test --test simulation` replays a seed (with `DIFFLUENT_LOG=debug` it tells its story), `DIFFLUENT_SEEDS=10000 cargo test --release --test simulation` runs many.
 
 mod dice;
 mod network;
@@ -22,6 +22,7 @@ const KEPT: &[u64] = &[];
 
 #[test]
 fn whatever_goes_wrong_every_region_holds_every_committed_record_once_and_in_order() {
+    run::tell_story();
     let number = |name| std::env::var(name).ok().map(|text: String| text.parse::<u64>().expect("a number"));
     let first = number("DIFFLUENT_FIRST_SEED").unwrap_or(0);
     let seeds: Vec<u64> = match number("DIFFLUENT_SEED") {

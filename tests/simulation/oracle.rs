@@ -31,6 +31,8 @@ pub struct Oracle {
     origins: Vec<usize>,
     /// All that an origin's log ever held committed, by origin, topic and partition.
     ever: BTreeMap<(usize, String, i32), BTreeSet<u64>>,
+    /// What retention took from a region, in order.
+    retired: BTreeMap<StreamKey, Vec<u64>>,
     /// Whether an origin's log has lost committed records.
     source_harmed: bool,
     /// Whether a region's log has.
@@ -40,7 +42,14 @@ pub struct Oracle {
 impl Oracle {
     /// An oracle for these clusters.
     pub fn new(clusters: Vec<Arc<Model>>, origins: Vec<usize>) -> Self {
-        Self { clusters, origins, ever: BTreeMap::new(), source_harmed: false, region_harmed: false }
+        Self {
+            clusters,
+            origins,
+            ever: BTreeMap::new(),
+            retired: BTreeMap::new(),
+            source_harmed: false,
+            region_harmed: false,
+        }
     }
 
     /// To be called before committed records are taken from a cluster's log.
@@ -48,6 +57,19 @@ impl Oracle {
         self.remember();
         self.source_harmed |= self.origins.contains(&cluster);
         self.region_harmed = true;
+    }
+
+    /// Notes what `retention` takes from a cluster's logs.
+    pub fn note_retention(&mut self, cluster: usize, retention: impl FnOnce()) {
+        self.before_harm(cluster);
+        let streams: Vec<StreamKey> = self.streams().into_iter().filter(|stream| stream.region == cluster).collect();
+        let before: Vec<Vec<u64>> = streams.iter().map(|stream| self.held(stream)).collect();
+        retention();
+        for (stream, before) in streams.into_iter().zip(before) {
+            let left = self.held(&stream).len();
+            let taken = before.len() - left;
+            self.retired.entry(stream).or_default().extend(&before[..taken]);
+        }
     }
 
     fn remember(&mut self) {
@@ -99,7 +121,8 @@ impl Oracle {
     /// What is wrong.
     pub fn compare(&mut self, stream: &StreamKey) -> Result<(), String> {
         let expected: Vec<u64> = self.expected(stream).into_iter().map(|(_, number)| number).collect();
-        let held = self.held(stream);
+        let mut held = self.retired.get(stream).cloned().unwrap_or_default();
+        held.extend(self.held(stream));
         let once: BTreeSet<u64> = held.iter().copied().collect();
         if once.len() != held.len() {
             let mut seen = BTreeSet::new();

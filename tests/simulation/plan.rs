@@ -85,6 +85,13 @@ pub enum Fault {
     Grow { cluster: usize, topic: usize },
 }
 
+impl Fault {
+    /// Whether committed records, or the knowledge of them, are lost.
+    fn harms(&self) -> bool {
+        matches!(self, Fault::Unclean { .. } | Fault::Retention { .. } | Fault::ProgressLost { .. })
+    }
+}
+
 impl Plan {
     /// What the seed means.
     pub fn new(seed: u64) -> Self {
@@ -124,6 +131,8 @@ impl Plan {
             (0..count).map(|_| (500 + dice.below(TROUBLE_MS - 500), plan.fault(&mut dice))).collect();
         faults.sort_by_key(|(at, _)| *at);
         plan.faults = faults;
+        // Two that don't know of each other can't agree on what a new incarnation begins with.
+        plan.twin &= !plan.faults.iter().any(|(_, fault)| fault.harms());
         plan
     }
 

@@ -58,6 +58,25 @@ pub fn all(seeds: &[u64], run: impl Fn(u64) -> Result<(), String> + Sync) -> Vec
     failed
 }
 
+/// Simulated time in front of a line of the log.
+struct SimulatedTime;
+
+impl tracing_subscriber::fmt::time::FormatTime for SimulatedTime {
+    fn format_time(&self, w: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+        write!(w, "{:>9.3}", turmoil::sim_elapsed().unwrap_or_default().as_secs_f64())
+    }
+}
+
+/// Logs what diffluent says, as `DIFFLUENT_LOG` asks.
+pub fn tell_story() {
+    if let Ok(filter) = std::env::var("DIFFLUENT_LOG") {
+        let log =
+            tracing_subscriber::fmt().with_env_filter(filter).with_timer(SimulatedTime).with_writer(std::io::stderr);
+        // Another test of this binary may have begun it.
+        let _ = log.try_init();
+    }
+}
+
 struct World<'a> {
     plan: Arc<Plan>,
     sim: Sim<'a>,
@@ -278,6 +297,7 @@ impl World<'_> {
     }
 
     fn inflict(&mut self, fault: Fault, at: u64) {
+        tracing::info!(target: "simulation", at, ?fault);
         match fault {
             Fault::BrokerDown { cluster, node_id, for_ms } => {
                 self.clusters[cluster].change(|state, now| state.crash(node_id, now));
@@ -348,12 +368,14 @@ impl World<'_> {
                 self.clusters[cluster].change(|state, _| state.offsets.retain(|(known, ..), _| *known != group));
             }
             Fault::Retention { cluster, topic, partition } => {
-                self.oracle.before_harm(cluster);
-                self.clusters[cluster].change(|state, _| {
-                    if let Some(partition) = state.partition_mut(&topic_name(topic), partition) {
-                        let middle = (partition.start + partition.high_watermark()) / 2;
-                        partition.delete_before(middle);
-                    }
+                let model = &self.clusters[cluster];
+                self.oracle.note_retention(cluster, || {
+                    model.change(|state, _| {
+                        if let Some(partition) = state.partition_mut(&topic_name(topic), partition) {
+                            let middle = (partition.start + partition.high_watermark()) / 2;
+                            partition.delete_before(middle);
+                        }
+                    });
                 });
             }
             Fault::Grow { cluster, topic } => {

@@ -76,13 +76,14 @@ impl Region {
             let slot = &mut self.slots[stream];
             slot.scanning = true;
             let position = slot.stream.position();
-            if slot.unproven {
+            if let Some(doubt) = slot.stream.doubt() {
                 traces.entry(slot.node_id).or_default().push(Trace {
                     stream,
                     source: (slot.stream.topic.clone(), slot.stream.partition),
                     region: (slot.stream.region_topic.clone(), slot.stream.partition),
                     producer_id: slot.stream.producer_id(),
                     position,
+                    doubt,
                 });
                 continue;
             }

@@ -9,15 +9,15 @@ impl Region {
         let (name, topic, partition) = (&self.parts.settings.name, slot.stream.topic.clone(), slot.stream.partition);
         match outcome {
             Retraced::Resume { position, records } => {
-                slot.unproven = false;
-                self.parts.metrics.resent_records.inc_by(records);
-                tracing::error!(region = %name, %topic, partition, offset = position.source_offset,
+                if records > 0 {
+                    self.parts.metrics.resent_records.inc_by(records);
+                    tracing::error!(region = %name, %topic, partition, offset = position.source_offset,
                     region_offset = position.region_offset, records,
                     "the region has lost records that it had acknowledged: they are sent again from this source offset on");
+                }
                 slot.stream.resume_at(position);
             }
             Retraced::Restart { source_offset, above_epoch, region_offset, region_leader_epoch, proven } => {
-                slot.unproven = false;
                 if proven {
                     tracing::error!(region = %name, %topic, partition, offset = source_offset, region_offset,
                         "the committed progress was not the region's: the last batch that both logs hold was found, and a new \
@@ -27,15 +27,18 @@ impl Region {
                         "the local log no longer holds what the region got last: a new incarnation of the stream begins at the local log's \
                          start; what lies between the two, if anything, is lost to the region");
                 }
-                slot.stream.restart_at(source_offset, above_epoch, region_offset, region_leader_epoch);
+                slot.stream.restart_at(source_offset, above_epoch, (region_offset, region_leader_epoch), 0);
+            }
+            Retraced::Diverged { source_offset, records, region_offset, region_leader_epoch } => {
+                let epoch = slot.stream.position().producer_epoch;
+                slot.stream.restart_at(source_offset, epoch, (region_offset, region_leader_epoch), records);
             }
             Retraced::Gone { region_offset, source_start } => match self.parts.settings.on_region_topic_lost {
                 OnRegionTopicLost::Recreate => {
-                    slot.unproven = false;
                     let epoch = slot.stream.position().producer_epoch;
                     tracing::error!(region = %name, %topic, partition, offset = source_start,
                         "the region's topic has lost all that this stream wrote: everything that the local log holds is sent again");
-                    slot.stream.restart_at(source_start, epoch, region_offset, -1);
+                    slot.stream.restart_at(source_start, epoch, (region_offset, -1), 0);
                 }
                 OnRegionTopicLost::Stop => {
                     let reason = format!(

@@ -121,8 +121,6 @@ struct Slot {
     starting: bool,
     start_at: Instant,
     scanning: bool,
-    /// The region's log does not prove the position: it is looked for in both logs.
-    unproven: bool,
     asking_epoch: bool,
     asking_start: bool,
     reads: Option<(i32, Mode)>,
@@ -523,7 +521,9 @@ impl Region {
             }
             Started::Ready { position, never_wrote, unproven } => {
                 slot.stream.start(position, never_wrote, now);
-                slot.unproven = unproven;
+                if unproven {
+                    slot.stream.on_unproven();
+                }
                 if let Some(view) = self.parts.source.view(&(slot.stream.topic.clone(), slot.stream.partition)) {
                     slot.stream.on_source(view, now);
                 }
@@ -563,7 +563,7 @@ impl Region {
                 tracing::warn!(region = %name, %topic, partition, offset = position.source_offset,
                     region_offset = position.region_offset, ?doubt,
                     "the region's log does not hold what it has acknowledged; the stream's last batch is looked for in both logs");
-                slot.unproven = true;
+                slot.stream.on_unproven();
             }
             Scanned::Failed(code) => {
                 tracing::debug!(region = %name, %topic, partition, error = error_code::describe(code),

@@ -48,7 +48,6 @@ impl Region {
                     starting: false,
                     start_at: now,
                     scanning: false,
-                    unproven: false,
                     asking_epoch: false,
                     asking_start: false,
                     reads: None,

@@ -24,8 +24,8 @@ impl Stream {
         if base == self.next_offset {
             self.captured_next(now);
             let source = batch.header;
-            self.take_in(batch, source, false);
-            self.take_in_held();
+            self.take_in(batch, source, false, now);
+            self.take_in_held(now);
         } else if self.catching_up && !self.tailing {
             // Far behind: what is ahead would only fill the budget.
             return Taken::Refused;
@@ -98,7 +98,7 @@ impl Stream {
             match batch {
                 Ok(batch) => {
                     self.renumbered_batches += u64::from(holes);
-                    self.take_in(batch, source, skip);
+                    self.take_in(batch, source, skip, now);
                 }
                 Err(error) => {
                     let offset = source.base_offset;
@@ -121,7 +121,7 @@ impl Stream {
         } else if !seen && from == self.next_offset {
             self.blocked_at = Some(from);
         }
-        self.take_in_held();
+        self.take_in_held(now);
         self.note_behind(now);
     }
 
@@ -141,14 +141,14 @@ impl Stream {
 
     /// The batch is the log's next one (or the next behind offsets that the log no longer has).
     /// `source` is its header in the log, which differs from the batch's own if it was renumbered.
-    pub(super) fn take_in(&mut self, batch: Batch, source: BatchHeader, skip: bool) {
+    pub(super) fn take_in(&mut self, batch: Batch, source: BatchHeader, skip: bool, now: Instant) {
         let next = source.next_offset();
         self.next_offset = next;
         self.last_taken = Some(source);
         self.position_hint();
         let skip = skip || holds_nothing_of_ours(&source);
         if let Phase::Replaying(found) = self.phase {
-            self.replay(&batch, next, skip, found);
+            self.replay(&batch, next, skip, found, now);
         } else if skip {
             self.pass(next);
         } else {
@@ -168,7 +168,7 @@ impl Stream {
         }
     }
 
-    pub(super) fn take_in_held(&mut self) {
+    pub(super) fn take_in_held(&mut self, now: Instant) {
         while let Some((base, batch)) = self.held.pop_first() {
             if base > self.next_offset {
                 self.held.insert(base, batch);
@@ -177,13 +177,13 @@ impl Stream {
             self.held_bytes -= batch.len();
             if base == self.next_offset {
                 let source = batch.header;
-                self.take_in(batch, source, false);
+                self.take_in(batch, source, false, now);
             }
         }
     }
 
     /// Steps over a batch that the region has; `next` is the source offset behind it.
-    pub(super) fn replay(&mut self, batch: &Batch, next: i64, skip: bool, found: Found) {
+    pub(super) fn replay(&mut self, batch: &Batch, next: i64, skip: bool, found: Found, now: Instant) {
         if skip {
             // The position moves as a whole, at the end of the replay.
             return;
@@ -203,14 +203,10 @@ impl Stream {
         }
         // More than half of the sequence space left means that the batch reaches behind what was found.
         if left == 0 || left > i32::MAX / 2 {
-            self.incident = Some(format!(
-                "the last batch of this stream in the region (before region offset {}) is not the source's batch before \
-                 offset {next}; a new incarnation begins at the last committed position, records since then may be in \
-                 the region twice",
-                found.region_offset
-            ));
-            let at = self.committed.map_or(self.position.source_offset, |committed| committed.source_offset);
-            self.begin_incarnation(at);
+            // The source has lost what the region got (an unclean election while nobody looked): how far both agree is found out.
+            self.rewind();
+            self.doubt = Some(Doubt::Source(i64::MAX));
+            self.phase = Phase::Locating { at: now };
             return;
         }
         self.next_sequence = sequence_next;

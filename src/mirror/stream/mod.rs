@@ -49,6 +49,8 @@ pub const HELD_PATIENCE: Duration = Duration::from_secs(1);
 pub const STALL_RETRY: Duration = Duration::from_secs(5);
 /// How long an unknown outcome waits before the region's log is searched again.
 pub const LOCATE_RETRY: Duration = Duration::from_millis(100);
+/// A broker has taken what came over a lost connection within this time.
+pub const LATE_REQUESTS: Duration = Duration::from_millis(500);
 /// So many bytes may be sent with acks=1 before a barrier must follow.
 pub const BARRIER_BYTES: usize = 4 * 1024 * 1024;
 /// And so many batches: small ones take a broker long, and the position shall not stand still meanwhile.
@@ -97,6 +99,8 @@ pub enum After {
     Locate,
     /// Begin a new incarnation at a source offset.
     Bump(i64),
+    /// The source has lost what was sent, from this offset on: find out what of it the region got.
+    Diverged(i64),
     /// Look the progress up again: somebody else may have moved it.
     Restart,
     /// Stall with a reason, and with the batch that is in the way, if it is one.
@@ -147,6 +151,15 @@ struct InFlight {
     since: Instant,
     barrier: bool,
     answered: bool,
+}
+
+/// Why the position is to be found anew in both logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// The region's log does not hold what the position says.
+    Region,
+    /// The source has lost what was sent behind this offset, or holds something else there than the region.
+    Source(i64),
 }
 
 /// The source's log of an epoch ends before what was taken.
@@ -270,6 +283,8 @@ pub struct Stream {
     /// The header of the last batch that a feed delivered.
     last_taken: Option<BatchHeader>,
     suspicion: Option<Suspicion>,
+    /// The position is to be found anew in both logs, and why.
+    doubt: Option<Doubt>,
     /// Records that the region holds and the source has lost, until somebody was told.
     diverged_records: u64,
     /// Batches that were renumbered because compaction had made holes into them, until somebody was told.
@@ -327,6 +342,7 @@ impl Stream {
             oldest: None,
             last_taken: None,
             suspicion: None,
+            doubt: None,
             diverged_records: 0,
             renumbered_batches: 0,
             failures: 0,
@@ -349,6 +365,7 @@ impl Stream {
     pub fn start(&mut self, position: Position, never_wrote: bool, now: Instant) {
         self.positioned = true;
         self.blocked = None;
+        self.doubt = None;
         self.position = position;
         self.committed = Some(position);
         self.next_offset = position.source_offset;

@@ -28,11 +28,22 @@ impl Stream {
         self.phase = Phase::Starting;
     }
 
+    /// The region's log does not prove the position.
+    pub fn on_unproven(&mut self) {
+        self.doubt = Some(Doubt::Region);
+    }
+
+    /// Why the position is to be found anew in both logs, if it is.
+    pub fn doubt(&self) -> Option<Doubt> {
+        self.doubt
+    }
+
     /// The position was found anew: the incarnation goes on there.
     pub fn resume_at(&mut self, position: Position) {
         if !matches!(self.phase, Phase::Locating { .. }) {
             return;
         }
+        self.doubt = None;
         self.position = position;
         self.rewind();
         self.phase = Phase::Sending { primed: false };
@@ -41,10 +52,20 @@ impl Stream {
 
     /// The position was found anew, but not in this incarnation: one begins that is newer than `above_epoch`. From `region_offset` on
     /// the region's log is searched from now on.
-    pub fn restart_at(&mut self, source_offset: i64, above_epoch: i16, region_offset: i64, region_leader_epoch: i32) {
+    ///
+    /// `diverged` records are in the region that the source has lost.
+    pub fn restart_at(
+        &mut self,
+        source_offset: i64,
+        above_epoch: i16,
+        (region_offset, region_leader_epoch): (i64, i32),
+        diverged: u64,
+    ) {
         if !matches!(self.phase, Phase::Locating { .. }) {
             return;
         }
+        self.doubt = None;
+        self.note_diverged(diverged);
         self.position.producer_epoch = self.position.producer_epoch.max(above_epoch);
         self.position.region_offset = region_offset;
         self.position.region_leader_epoch = region_leader_epoch;

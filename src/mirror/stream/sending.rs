@@ -178,6 +178,11 @@ impl Stream {
                 self.phase = Phase::Locating { at: now + wait };
             }
             After::Bump(offset) => self.begin_incarnation(offset),
+            After::Diverged(end) => {
+                self.doubt = Some(Doubt::Source(end));
+                // A request that is still on its way must not come behind the search.
+                self.phase = Phase::Locating { at: now + LATE_REQUESTS };
+            }
             After::Restart => self.phase = Phase::Starting,
             After::Stall(reason, obstacle) => {
                 self.phase = Phase::Stalled { reason, obstacle, retry_at: now + STALL_RETRY }

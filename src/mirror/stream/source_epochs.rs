@@ -81,9 +81,18 @@ impl Stream {
             self.next_offset = sent_to;
             return;
         }
-        self.diverged_records = u64::try_from(sent_to - suspicion.end).unwrap_or(0);
-        self.position.toll.diverged_records += self.diverged_records;
-        self.drain(After::Bump(suspicion.end));
+        if self.in_flight.is_empty() {
+            self.note_diverged(u64::try_from(sent_to - suspicion.end).unwrap_or(0));
+            self.drain(After::Bump(suspicion.end));
+        } else {
+            // What is on its way may get there or not.
+            self.drain(After::Diverged(suspicion.end));
+        }
+    }
+
+    pub(super) fn note_diverged(&mut self, records: u64) {
+        self.diverged_records += records;
+        self.position.toll.diverged_records += records;
     }
 
     /// How many records the region has that the source has lost, once after that was found.

@@ -173,18 +173,16 @@ impl State {
 
     /// Stops a broker: its connections end, what it leads moves to others.
     pub fn crash(&mut self, node_id: i32, now: i64) {
-        if let Some(broker) = self.brokers.get_mut(&node_id) {
-            broker.running = false;
-            broker.incarnation += 1;
-        }
+        let Some(broker) = self.brokers.get_mut(&node_id).filter(|broker| broker.running) else { return };
+        broker.running = false;
+        broker.incarnation += 1;
         self.each_partition(|partition| partition.broker_down(node_id, now));
     }
 
     /// Starts a broker again.
     pub fn start(&mut self, node_id: i32, now: i64) {
-        if let Some(broker) = self.brokers.get_mut(&node_id) {
-            broker.running = true;
-        }
+        let Some(broker) = self.brokers.get_mut(&node_id).filter(|broker| !broker.running) else { return };
+        broker.running = true;
         self.each_partition(|partition| partition.broker_up(node_id, now));
     }
 
