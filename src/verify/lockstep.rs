@@ -1,0 +1,437 @@
+//! Two logs compared record by record, as a state machine: records in, differences out. No I/O, no clock.
+//!
+//! Both sides are walked together. Where they differ, the nearest place is looked for at which they agree again, first close by, then as far as
+//! the look-ahead reaches; what lies before that place is told as few differences as possible.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+
+use super::entry::Entry;
+use super::tally::{Difference, Kind, Tally};
+
+/// So many records are looked at on each side, in every combination, for the place where both agree again.
+const NEAR_RECORDS: usize = 64;
+/// Records looked ahead on each side when nothing close by fits: a gap up to this length is found in one piece. About 1 MiB a side.
+const FAR_RECORDS: usize = 16_384;
+/// A far gap may have so many other records at its edge.
+const FAR_EDGE_RECORDS: usize = 8;
+/// So many equal records in a row mean that both sides agree again.
+const RUN_RECORDS: usize = 8;
+/// Equal records remembered, to say of an extra record that it repeats one.
+const RECENT_RECORDS: usize = 4_096;
+/// Missing and extra records remembered, to say of a record that it is there, but out of order.
+const UNMATCHED_RECORDS: usize = 65_536;
+
+/// What the lockstep waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// The source's next record, or its end.
+    Source,
+    /// The region's next record, or its end.
+    Region,
+    /// Nothing: all is compared.
+    Nothing,
+}
+
+/// One side's records that are not compared yet.
+#[derive(Debug, Default)]
+struct Window {
+    queue: VecDeque<Entry>,
+    ended: bool,
+    end_hole: u64,
+}
+
+impl Window {
+    /// What stands in front now.
+    fn behind(&self) -> Behind {
+        match self.queue.front() {
+            Some(entry) => Behind::from(entry),
+            None => Behind { offset: None, hole: self.end_hole },
+        }
+    }
+
+    /// Whether nothing more can come behind the records that are here, of which `at` is one or the place behind the last.
+    fn exhausted_at(&self, at: usize) -> bool {
+        self.ended && at <= self.queue.len()
+    }
+}
+
+/// What follows a place in a log: the next record, if there is one, and how many offsets compaction took out before it.
+#[derive(Clone, Copy, Debug)]
+struct Behind {
+    offset: Option<i64>,
+    hole: u64,
+}
+
+impl From<&Entry> for Behind {
+    fn from(entry: &Entry) -> Self {
+        Self { offset: Some(entry.offset), hole: entry.hole }
+    }
+}
+
+/// Records of one side that the other does not have so far, by content.
+#[derive(Debug, Default)]
+struct Unmatched {
+    order: VecDeque<Entry>,
+    counts: HashMap<(u64, u64, u64), usize>,
+}
+
+impl Unmatched {
+    fn add(&mut self, entry: Entry) {
+        self.order.push_back(entry);
+        *self.counts.entry(entry.content()).or_default() += 1;
+        if self.order.len() > UNMATCHED_RECORDS {
+            self.take_at(0);
+        }
+    }
+
+    fn take_at(&mut self, at: usize) -> Option<Entry> {
+        let entry = self.order.remove(at)?;
+        if let Some(count) = self.counts.get_mut(&entry.content()) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&entry.content());
+            }
+        }
+        Some(entry)
+    }
+
+    fn may_hold(&self, like: &Entry) -> bool {
+        self.counts.contains_key(&like.content())
+    }
+
+    /// Takes out the same record, if it is among them.
+    fn take(&mut self, like: &Entry) -> Option<Entry> {
+        if !self.may_hold(like) {
+            return None;
+        }
+        let at = self.order.iter().position(|entry| entry.same(like))?;
+        self.take_at(at)
+    }
+}
+
+/// Which records of a block are nowhere on the other side: only such a one can have been changed.
+struct Lone {
+    sources: Vec<bool>,
+    regions: Vec<bool>,
+}
+
+/// Where in a block the two sides do not agree.
+struct Gap {
+    sources: Range<usize>,
+    regions: Range<usize>,
+}
+
+/// The comparison of one partition.
+#[derive(Debug)]
+pub struct Lockstep {
+    source: Window,
+    region: Window,
+    /// Whether what the region has behind the source's end is left alone.
+    open: bool,
+    recent: VecDeque<Entry>,
+    missing: Unmatched,
+    extra: Unmatched,
+    tally: Tally,
+}
+
+impl Lockstep {
+    /// A comparison that has seen nothing yet. `open`: what the region has behind the source's last record is not compared (a sample).
+    pub fn new(open: bool) -> Self {
+        Self {
+            source: Window::default(),
+            region: Window::default(),
+            open,
+            recent: VecDeque::new(),
+            missing: Unmatched::default(),
+            extra: Unmatched::default(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// The source's next record.
+    pub fn push_source(&mut self, entry: Entry) {
+        self.source.queue.push_back(entry);
+    }
+
+    /// The region's next record.
+    pub fn push_region(&mut self, entry: Entry) {
+        self.region.queue.push_back(entry);
+    }
+
+    /// The source has no more records, and compaction took so many offsets at its end.
+    pub fn end_source(&mut self, hole: u64) {
+        (self.source.ended, self.source.end_hole) = (true, hole);
+    }
+
+    /// The region has no more records, and compaction took so many offsets at its end.
+    pub fn end_region(&mut self, hole: u64) {
+        (self.region.ended, self.region.end_hole) = (true, hole);
+    }
+
+    /// What was found so far.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// What was found.
+    pub fn into_tally(self) -> Tally {
+        self.tally
+    }
+
+    /// Compares as far as possible and says what is needed to go on.
+    pub fn step(&mut self) -> Want {
+        loop {
+            match (self.source.queue.front().copied(), self.region.queue.front().copied()) {
+                (Some(source), Some(region)) if source.same(&region) => {
+                    self.source.queue.pop_front();
+                    self.region.queue.pop_front();
+                    self.equal(source, &region);
+                }
+                (Some(_), Some(_)) => {
+                    if let Some(want) = self.differ() {
+                        return want;
+                    }
+                }
+                (None, _) if !self.source.ended => return Want::Source,
+                (None, _) if self.open => return Want::Nothing,
+                (_, None) if !self.region.ended => return Want::Region,
+                (Some(source), None) => {
+                    self.source.queue.pop_front();
+                    self.region.end_hole -= u64::from(self.lacking(source, self.region.behind(), 0));
+                }
+                (None, Some(region)) => {
+                    self.region.queue.pop_front();
+                    self.source.end_hole -= u64::from(self.surplus(region, self.source.behind(), 0));
+                }
+                (None, None) => return Want::Nothing,
+            }
+        }
+    }
+
+    fn equal(&mut self, source: Entry, region: &Entry) {
+        self.tally.equal += 1;
+        self.tally.timestamps_not_compared += u64::from(source.timestamp.is_none() || region.timestamp.is_none());
+        self.recent.push_back(source);
+        if self.recent.len() > RECENT_RECORDS {
+            self.recent.pop_front();
+        }
+    }
+
+    /// Both fronts are there and not the same. Says what is needed to tell what happened, or tells it.
+    fn differ(&mut self) -> Option<Want> {
+        if let Some(want) = self.lacks(NEAR_RECORDS + RUN_RECORDS) {
+            return Some(want);
+        }
+        if let Some((source, region)) = self.near() {
+            self.settle(source, region);
+            return None;
+        }
+        if let Some(want) = self.lacks(FAR_RECORDS) {
+            return Some(want);
+        }
+        let (source, region) = self.far().unwrap_or((NEAR_RECORDS, NEAR_RECORDS));
+        self.settle(source, region);
+        None
+    }
+
+    fn lacks(&self, records: usize) -> Option<Want> {
+        if !self.source.ended && self.source.queue.len() < records {
+            return Some(Want::Source);
+        }
+        (!self.region.ended && self.region.queue.len() < records).then_some(Want::Region)
+    }
+
+    /// Whether both sides agree from these places on: for a run of records, or to the end.
+    fn agree(&self, source: usize, region: usize) -> bool {
+        for at in 0..RUN_RECORDS {
+            match (self.source.queue.get(source + at), self.region.queue.get(region + at)) {
+                (Some(one), Some(other)) if one.same(other) => {}
+                (None, None) => return self.source.exhausted_at(source) && self.region.exhausted_at(region),
+                // The source ends here, and what follows in the region is not asked for.
+                (None, Some(_)) => return self.open && self.source.ended && (at > 0 || source == region),
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// The nearest place close by, as records to step over on each side. The end of both is one too.
+    fn near(&self) -> Option<(usize, usize)> {
+        let (sources, regions) = (self.source.queue.len().min(NEAR_RECORDS), self.region.queue.len().min(NEAR_RECORDS));
+        for sum in 1..=sources + regions {
+            // An equal share of both first: a changed record is more likely than one that is missing beside one that is extra.
+            let mut shares: Vec<usize> = (sum.saturating_sub(regions)..=sum.min(sources)).collect();
+            shares.sort_by_key(|source| (2 * source).abs_diff(sum));
+            if let Some(source) = shares.into_iter().find(|source| self.agree(*source, sum - source)) {
+                return Some((source, sum - source));
+            }
+        }
+        None
+    }
+
+    /// The nearest place behind a long gap on one side.
+    fn far(&self) -> Option<(usize, usize)> {
+        let mut best: Option<(usize, usize)> = None;
+        for edge in 0..=FAR_EDGE_RECORDS {
+            let missing = (0..self.source.queue.len()).find(|gap| self.agree(*gap, edge)).map(|gap| (gap, edge));
+            let extra = (0..self.region.queue.len()).find(|gap| self.agree(edge, *gap)).map(|gap| (edge, gap));
+            best = [best, missing, extra].into_iter().flatten().min_by_key(|(source, region)| source + region);
+        }
+        best
+    }
+
+    /// Tells what differs in the next records of both sides, behind which they agree again.
+    fn settle(&mut self, sources: usize, regions: usize) {
+        let sources: Vec<Entry> = self.source.queue.drain(..sources.min(self.source.queue.len())).collect();
+        let regions: Vec<Entry> = self.region.queue.drain(..regions.min(self.region.queue.len())).collect();
+        let pairs = common(&sources, &regions);
+        let lone = Lone {
+            sources: sources.iter().map(|source| !self.is_moved(source, &regions, &self.extra)).collect(),
+            regions: regions.iter().map(|region| !self.is_moved(region, &sources, &self.missing)).collect(),
+        };
+        let (mut source_at, mut region_at) = (0, 0);
+        for (source, region) in pairs {
+            let gap = Gap { sources: source_at..source, regions: region_at..region };
+            self.gap(&sources, &regions, &lone, gap, Behind::from(&sources[source]), Behind::from(&regions[region]));
+            self.equal(sources[source], &regions[region]);
+            (source_at, region_at) = (source + 1, region + 1);
+        }
+        let next = (self.source.behind(), self.region.behind());
+        let gap = Gap { sources: source_at..sources.len(), regions: region_at..regions.len() };
+        self.gap(&sources, &regions, &lone, gap, next.0, next.1);
+    }
+
+    /// Whether the other side has (or had) the same record at another place.
+    fn is_moved(&self, entry: &Entry, others: &[Entry], unmatched: &Unmatched) -> bool {
+        unmatched.may_hold(entry) || others.iter().any(|other| other.same(entry))
+    }
+
+    /// Records between two places at which both sides agree. The next ones behind the gap carry the holes of compaction.
+    fn gap(
+        &mut self,
+        sources: &[Entry],
+        regions: &[Entry],
+        lone: &Lone,
+        gap: Gap,
+        next_source: Behind,
+        next_region: Behind,
+    ) {
+        let (mut source_at, mut region_at) = (gap.sources.start, gap.regions.start);
+        for source in gap.sources.clone().filter(|source| lone.sources[*source]) {
+            let changed = (region_at..gap.regions.end)
+                .find(|region| lone.regions[*region] && sources[source].resembles(&regions[*region]));
+            let Some(region) = changed else { continue };
+            self.told(
+                &sources[source_at..source],
+                &regions[region_at..region],
+                Behind::from(&sources[source]),
+                Behind::from(&regions[region]),
+            );
+            self.changed(&sources[source], &regions[region]);
+            (source_at, region_at) = (source + 1, region + 1);
+        }
+        // Behind the end of a sample the region goes on, and is not asked.
+        let end = if self.open && next_source.offset.is_none() { region_at } else { gap.regions.end };
+        self.told(&sources[source_at..gap.sources.end], &regions[region_at..end], next_source, next_region);
+    }
+
+    /// Records that only one side has at this place.
+    fn told(&mut self, lacking: &[Entry], surplus: &[Entry], next_source: Behind, next_region: Behind) {
+        let region_behind = surplus.first().map_or(next_region, Behind::from);
+        for (before, source) in lacking.iter().enumerate() {
+            self.lacking(*source, region_behind, before);
+        }
+        for (before, region) in surplus.iter().enumerate() {
+            self.surplus(*region, next_source, before);
+        }
+    }
+
+    fn changed(&mut self, source: &Entry, region: &Entry) {
+        self.tally.timestamps_not_compared += u64::from(source.timestamp.is_none() || region.timestamp.is_none());
+        self.tally.add(Difference {
+            kind: Kind::Changed,
+            source_offset: Some(source.offset),
+            region_offset: Some(region.offset),
+            fields: source.differing(region),
+            repeats_source_offset: None,
+        });
+    }
+
+    /// The region lacks a record where it should stand, `before` others of the same gap being told already. Whether compaction explains it.
+    fn lacking(&mut self, source: Entry, region_behind: Behind, before: usize) -> bool {
+        if let Some(region) = self.extra.take(&source) {
+            self.tally.moved(Kind::Extra, source.offset, region.offset);
+            return false;
+        }
+        if region_behind.hole > before as u64 {
+            self.tally.compacted_in_region += 1;
+            return true;
+        }
+        self.missing.add(source);
+        self.tally.add(Difference {
+            kind: Kind::Missing,
+            source_offset: Some(source.offset),
+            region_offset: region_behind.offset,
+            fields: Vec::new(),
+            repeats_source_offset: None,
+        });
+        false
+    }
+
+    /// The region has a record that should not stand there. Whether compaction explains it.
+    fn surplus(&mut self, region: Entry, source_behind: Behind, before: usize) -> bool {
+        if let Some(source) = self.missing.take(&region) {
+            self.tally.moved(Kind::Missing, source.offset, region.offset);
+            return false;
+        }
+        if source_behind.hole > before as u64 {
+            self.tally.compacted_in_source += 1;
+            return true;
+        }
+        let repeated = self.recent.iter().rev().find(|recent| recent.same(&region));
+        let repeats_source_offset = repeated.map(|recent| recent.offset);
+        self.extra.add(region);
+        self.tally.add(Difference {
+            kind: Kind::Extra,
+            source_offset: source_behind.offset,
+            region_offset: Some(region.offset),
+            fields: Vec::new(),
+            repeats_source_offset,
+        });
+        false
+    }
+}
+
+/// The longest common subsequence of two short rows, as pairs of indexes. One may be long, but not both (see [`FAR_EDGE_RECORDS`]).
+fn common(sources: &[Entry], regions: &[Entry]) -> Vec<(usize, usize)> {
+    let width = regions.len() + 1;
+    // lengths[s * width + r]: the longest for the rows that begin at s and r.
+    let mut lengths = vec![0_u16; (sources.len() + 1) * width];
+    for (s, source) in sources.iter().enumerate().rev() {
+        for (r, region) in regions.iter().enumerate().rev() {
+            lengths[s * width + r] = if source.same(region) {
+                lengths[(s + 1) * width + r + 1].saturating_add(1)
+            } else {
+                lengths[(s + 1) * width + r].max(lengths[s * width + r + 1])
+            };
+        }
+    }
+    let (mut s, mut r) = (0, 0);
+    let mut pairs = Vec::new();
+    while s < sources.len() && r < regions.len() {
+        if sources[s].same(&regions[r]) {
+            pairs.push((s, r));
+            (s, r) = (s + 1, r + 1);
+        } else if lengths[(s + 1) * width + r] >= lengths[s * width + r + 1] {
+            s += 1;
+        } else {
+            r += 1;
+        }
+    }
+    pairs
+}
+
+#[cfg(test)]
+#[path = "lockstep_tests.rs"]
+mod tests;
