@@ -24,7 +24,7 @@ use crate::client::connection::Connection;
 use crate::client::error_code;
 use crate::mirror::identity::is_reserved;
 use crate::mirror::offsets::name;
-use crate::wire::batch::{BatchHeader, HEADER_LEN};
+use crate::wire::batch::{BatchHeader, HEADER_LEN, sequence_after};
 use crate::wire::records::Records;
 
 /// One Fetch gives at most so many bytes, or one batch.
@@ -198,7 +198,7 @@ impl Side {
         self.counts
     }
 
-    /// Producer epoch and sequence of the first batch that counts, once it was read.
+    /// Producer epoch and sequence of the first record that counts, once it was read.
     pub fn first_identity(&self) -> Option<(i16, i32)> {
         self.first
     }
@@ -259,7 +259,6 @@ impl Side {
         match batch.sort {
             Sort::Counts => {
                 let opened = Records::new(header, &batch.records).map_err(|error| self.unreadable(&header, &error))?;
-                self.first.get_or_insert((header.producer_epoch, header.base_sequence));
                 self.current = Some((header, opened));
                 return Ok(());
             }
@@ -301,6 +300,9 @@ impl Side {
             self.step_to(entry.offset);
             self.expected = entry.offset + 1;
             self.counts.records += 1;
+            // A log may begin in the middle of a batch (DeleteRecords).
+            let sequence = sequence_after(header.base_sequence, entry.offset - header.base_offset);
+            self.first.get_or_insert((header.producer_epoch, sequence));
             return Ok(Some(Entry { hole: std::mem::take(&mut self.hole), ..entry }));
         }
     }
