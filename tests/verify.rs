@@ -153,45 +153,72 @@ async fn equal_is_said_while_producers_write_and_unknown_once_the_region_is_down
     Ok(())
 }
 
+/// Removes what a log of partition 0 has before `offset`, as retention would.
+async fn cut(cluster: &Cluster, topic: &str, offset: i64) -> Result<()> {
+    let cut = DeleteRecordsPartition::default().with_partition_index(0).with_offset(offset);
+    let cut = DeleteRecordsTopic::default().with_name(name(topic)).with_partitions(vec![cut]);
+    let request = DeleteRecordsRequest::default().with_topics(vec![cut]).with_timeout_ms(30_000);
+    let answer = Call::connect(&cluster.bootstrap()).await?.call(&request, 2).await?;
+    ensure!(answer.topics[0].partitions[0].error_code == 0, "{answer:?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn what_retention_took_from_a_region_is_said_and_the_rest_is_compared() -> Result<()> {
+async fn what_retention_took_from_either_side_is_said_and_the_rest_is_compared() -> Result<()> {
     let (eu, us) = tokio::try_join!(Cluster::builder().name("eu").start(), Cluster::builder().name("us").start())?;
     eu.create_topic("orders", 1, 1, &[]).await?;
-    let config = ProxyConfig::new("eu", &eu.bootstrap()).region("us", &us.bootstrap());
-    let proxy = Proxy::start(DIFFLUENT, config).await?;
-    let old = Workload {
-        records: 2_000,
-        timestamp: Some(now_ms() - 2 * 3_600_000),
-        ..Workload::new(&proxy.bootstrap(), "orders")
-    };
+    let two_hours_ago = Some(now_ms() - 2 * 3_600_000);
+    let old = Workload { records: 2_000, timestamp: two_hours_ago, ..Workload::new(&eu.bootstrap(), "orders") };
     assert_eq!(old.run().await?.failed, 0);
+    let late = RegionConfig {
+        start: Some("latest".into()),
+        extra: "topic_name = \"late-{topic}\"\n".into(),
+        ..RegionConfig::new("late", &us.bootstrap())
+    };
+    let config = ProxyConfig::new("eu", &eu.bootstrap()).region("us", &us.bootstrap()).region_with(late);
+    let proxy = Proxy::start(DIFFLUENT, config).await?;
+    wait_mirrored(&eu, &proxy, &["us", "late"], &["orders"]).await?;
     let new = Workload { records: 1_000, first: 2_000, ..Workload::new(&proxy.bootstrap(), "orders") };
     assert_eq!(new.run().await?.failed, 0);
-    wait_mirrored(&eu, &proxy, &["us"], &["orders"]).await?;
-    // Once all is committed.
+    wait_mirrored(&eu, &proxy, &["us", "late"], &["orders"]).await?;
+    // Once all is committed. What is older than the stream that began at the log's end is not missing.
     let since = Instant::now();
-    loop {
-        let said = verify_once_committed(&proxy, &[]).await?;
-        assert_eq!(said.code, Some(0), "{}", said.text);
-        if topic(&said, "orders")["partitions"][0]["equal"] == 3_000 {
-            break;
+    for (region, records) in [("us", 3_000), ("late", 1_000)] {
+        loop {
+            let said = verify_once_committed(&proxy, &["--region", region]).await?;
+            assert_eq!(said.code, Some(0), "{}", said.text);
+            let partition = &topic(&said, "orders")["partitions"][0];
+            if partition["equal"] == records {
+                let began = "the stream began at source offset 2000 (start = \"latest\")";
+                assert_eq!(partition["notes"] == json!([began]), region == "late", "{partition:#}");
+                break;
+            }
+            assert!(since.elapsed() < PATIENCE, "{}", said.text);
         }
-        assert!(since.elapsed() < PATIENCE, "{}", said.text);
     }
-    let cut = DeleteRecordsPartition::default().with_partition_index(0).with_offset(700);
-    let cut = DeleteRecordsTopic::default().with_name(name("orders")).with_partitions(vec![cut]);
-    let request = DeleteRecordsRequest::default().with_topics(vec![cut]).with_timeout_ms(30_000);
-    let answer = Call::connect(&us.bootstrap()).await?.call(&request, 2).await?;
-    assert_eq!(answer.topics[0].partitions[0].error_code, 0);
-
-    let said = verify(&proxy, &[], true).await?;
-    assert_eq!(said.code, Some(2), "{}", said.text);
-    let partition = &topic(&said, "orders")["partitions"][0];
-    assert_eq!((&partition["equal"], &partition["missing"]), (&json!(2_300), &json!(0)), "{partition:#}");
-    let reason = partition["unknown"][0]["reason"].as_str().unwrap_or_default();
-    assert!(reason.contains("begins at offset 700") && reason.contains("at offsets 0 to 699"), "{reason}");
-
-    let said = verify(&proxy, &["--since", "1h"], true).await?;
+    for (cluster, offset, equal, said_of_it) in [
+        (
+            &us,
+            700,
+            2_300,
+            "the region's log begins at offset 700: retention took what the source has at offsets 0 to 699",
+        ),
+        (
+            &eu,
+            1_200,
+            1_800,
+            "the source's log begins at offset 1200: retention took what the region has at offsets 700 to 1199",
+        ),
+    ] {
+        cut(cluster, "orders", offset).await?;
+        let said = verify(&proxy, &["--region", "us"], true).await?;
+        assert_eq!(said.code, Some(2), "{}", said.text);
+        let partition = &topic(&said, "orders")["partitions"][0];
+        assert_eq!((&partition["equal"], &partition["missing"]), (&json!(equal), &json!(0)), "{partition:#}");
+        let reason = partition["unknown"][0]["reason"].as_str().unwrap_or_default();
+        assert!(reason.contains(said_of_it), "{reason}");
+    }
+    let said = verify(&proxy, &["--region", "us", "--since", "1h"], true).await?;
     assert_eq!(said.code, Some(0), "{}", said.text);
     assert_eq!(topic(&said, "orders")["partitions"][0]["equal"], 1_000);
     proxy.finish().await

@@ -153,7 +153,9 @@ async fn region(
     let down = Arc::new(AtomicBool::new(false));
     for (at, partition) in planned.iter().cloned().enumerate() {
         if let Ok(stream) = &partition.stream {
-            context.bar.inc_length(u64::try_from(stream.source_to() - stream.source_start).unwrap_or(0));
+            let offsets = u64::try_from(stream.source_to() - stream.source_start).unwrap_or(0);
+            let share = context.sample.map_or(1.0, |sample| sample.percent / 100.0);
+            context.bar.inc_length((offsets as f64 * share) as u64);
         }
         let (context, room, down) = (context.clone(), room.clone(), down.clone());
         running.spawn(async move {

@@ -48,7 +48,7 @@ impl Sample {
                 let (from, to) = (stratum(at), stratum(at + 1));
                 let room = (to - from - WINDOW_OFFSETS).max(0);
                 state = mix(state.wrapping_add(0x9e37_79b9_7f4a_7c15));
-                let start = from + (u128::from(state) * (room as u128 + 1) >> 64) as i64;
+                let start = from + ((u128::from(state) * (room as u128 + 1)) >> 64) as i64;
                 start..(start + WINDOW_OFFSETS).min(to)
             })
             .collect()
