@@ -10,11 +10,12 @@ use indicatif::ProgressBar;
 
 use super::align::{ANCHOR_RECORDS, Search};
 use super::entry::Entry;
+use super::fetching::{Keep, SideError, Target};
 use super::lockstep::{Lockstep, Want};
 use super::plan::Stream;
 use super::report::{PartitionReport, TollReport, Unknown};
 use super::sample::Sample;
-use super::side::{Keep, Side, SideError, Target};
+use super::side::Side;
 use super::tally::Tally;
 use crate::client::cluster::Cluster;
 use crate::mirror::offsets::{Which, list_offsets};
@@ -229,6 +230,7 @@ impl Partition<'_> {
                             first.offset,
                         );
                     }
+                    self.report.region.from = first.offset;
                     Start { source, region: found }
                 }
             } else {
@@ -287,7 +289,7 @@ impl Partition<'_> {
             for _ in 0..records_max {
                 let Some(entry) = side.next().await? else { break };
                 if let Some(found) = search.push(entry) {
-                    side.unread(&found.read);
+                    side.begin_with(&found.read);
                     return Ok(found.read.first().map(|first| (side, *first)));
                 }
             }

@@ -15,12 +15,15 @@
 pub mod align;
 pub mod compare;
 pub mod entry;
+pub mod fetching;
 pub mod lockstep;
 pub mod plan;
 pub mod report;
 pub mod sample;
 pub mod side;
 pub mod tally;
+mod text;
+mod window;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
