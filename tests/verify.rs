@@ -224,6 +224,37 @@ async fn what_retention_took_from_either_side_is_said_and_the_rest_is_compared()
     proxy.finish().await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_compaction_took_from_a_region_is_no_difference_but_can_not_be_told() -> Result<()> {
+    let cleaning = Cluster::builder().name("us").config("log.cleaner.backoff.ms", "100");
+    let (eu, us) = tokio::try_join!(Cluster::builder().name("eu").start(), cleaning.start())?;
+    eu.create_topic("state", 1, 1, &[]).await?;
+    let compact = [("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0.01"), ("segment.ms", "200")];
+    us.create_topic("state", 1, 1, &compact).await?;
+    let proxy = Proxy::start(DIFFLUENT, ProxyConfig::new("eu", &eu.bootstrap()).region("us", &us.bootstrap())).await?;
+    let since = Instant::now();
+    let mut first = 0;
+    loop {
+        // The cleaner leaves the active segment alone: later records open a new one.
+        let states = Workload { records: 200, keys: 30, first, ..Workload::new(&proxy.bootstrap(), "state") };
+        assert_eq!(states.run().await?.failed, 0);
+        first += 200;
+        wait_mirrored(&eu, &proxy, &["us"], &["state"]).await?;
+        let said = verify_once_committed(&proxy, &[]).await?;
+        assert_ne!(said.code, Some(1), "{}", said.text);
+        let partition = &topic(&said, "state")["partitions"][0];
+        if partition["compacted_in_region"].as_u64().is_some_and(|records| records > 0) {
+            assert_eq!(said.code, Some(2), "{}", said.text);
+            let reason = partition["unknown"][0]["reason"].as_str().unwrap_or_default();
+            assert!(reason.contains("compaction took"), "{partition:#}");
+            break;
+        }
+        assert!(since.elapsed() < PATIENCE, "the cleaner does not clean: {}", said.text);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    proxy.finish().await
+}
+
 /// Records of a source, each with two headers; 10 ms apart.
 fn records(count: usize) -> Vec<Record> {
     let header = |name: &'static str, value: String| (StrBytes::from_static_str(name), Some(Bytes::from(value)));

@@ -280,3 +280,117 @@ fn sort(target: &Target, answer: PartitionData, from: i64) -> Result<(Vec<Sorted
     }
     Ok((batches, next))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::connection::Traffic;
+    use crate::mirror::batch::tests::bytes_of;
+    use crate::wire::batch::Identity;
+    use bytes::BytesMut;
+    use kafka_protocol::messages::ProducerId;
+    use kafka_protocol::messages::fetch_response::AbortedTransaction;
+    use proptest::prelude::*;
+
+    const TRANSACTIONAL: i16 = 1 << 4;
+    const CONTROL: i16 = 1 << 5;
+    const OURS: i64 = 1 << 62 | 9;
+
+    fn target(keep: Keep, to: i64) -> Target {
+        let cluster = Cluster::new("us", Vec::new(), Duration::ZERO, Arc::<Traffic>::default());
+        Target { cluster, topic: Arc::from("orders"), partition: 0, from: 0, to, keep }
+    }
+
+    /// Two records a batch, of these producers, with these attributes.
+    fn log(batches: &[(i64, i16)]) -> Vec<u8> {
+        let mut log = Vec::new();
+        for (number, (producer_id, attributes)) in batches.iter().enumerate() {
+            let identity = Identity { producer_id: *producer_id, producer_epoch: 0, base_sequence: 0 };
+            let mut batch = BytesMut::from(&bytes_of(2 * number as i64, 2, 20, *attributes, identity)[..]);
+            let crc = crc32c::crc32c(&batch[CRC_START..]);
+            batch[17..21].copy_from_slice(&crc.to_be_bytes());
+            log.extend_from_slice(&batch);
+        }
+        log
+    }
+
+    fn answer(log: &[u8], aborted: &[(i64, i64)]) -> PartitionData {
+        let aborted = aborted.iter().map(|(id, first)| {
+            AbortedTransaction::default().with_producer_id(ProducerId(*id)).with_first_offset(*first)
+        });
+        PartitionData::default()
+            .with_records(Some(Bytes::copy_from_slice(log)))
+            .with_aborted_transactions(Some(aborted.collect()))
+    }
+
+    fn sorts(keep: Keep, to: i64, answer: PartitionData) -> (Vec<Sort>, i64) {
+        let (batches, next) = sort(&target(keep, to), answer, 0).expect("readable");
+        (batches.iter().map(|batch| batch.sort).collect(), next)
+    }
+
+    #[test]
+    fn of_the_source_count_what_was_born_there_and_not_aborted() {
+        let marker = TRANSACTIONAL | CONTROL;
+        let log = log(&[
+            (-1, 0),
+            (7, TRANSACTIONAL),
+            (8, TRANSACTIONAL),
+            (7, marker),
+            // The same producer's next transaction, committed.
+            (7, TRANSACTIONAL),
+            (7, marker),
+            (8, marker),
+            (OURS, 0),
+            (5, 0),
+        ]);
+        let (found, next) = sorts(Keep::Source, 18, answer(&log, &[(7, 2)]));
+        use Sort::{Aborted, Control, Counts, OtherStream};
+        assert_eq!(found, [Counts, Aborted, Counts, Control, Counts, Control, Control, OtherStream, Counts]);
+        assert_eq!(next, 18);
+    }
+
+    #[test]
+    fn of_a_region_count_the_streams_own_batches() {
+        let log =
+            log(&[(OURS, 0), (OURS + 1, 0), (-1, 0), (7, TRANSACTIONAL), (7, TRANSACTIONAL | CONTROL), (OURS, 0)]);
+        let (found, next) = sorts(Keep::Stream(OURS), 12, answer(&log, &[]));
+        use Sort::{Control, Counts, OtherStream, OtherWriter};
+        assert_eq!(found, [Counts, OtherStream, OtherWriter, OtherWriter, Control, Counts]);
+        assert_eq!(next, 12);
+    }
+
+    #[test]
+    fn what_lies_behind_the_last_offset_is_left_alone_and_a_cut_batch_comes_again() {
+        let log = log(&[(-1, 0), (-1, 0), (-1, 0)]);
+        assert_eq!(sorts(Keep::Source, 2, answer(&log, &[])), (vec![Sort::Counts], 2));
+        assert_eq!(sorts(Keep::Source, 6, answer(&log[..log.len() - 1], &[])), (vec![Sort::Counts; 2], 4));
+    }
+
+    #[test]
+    fn a_batch_with_a_wrong_checksum_is_named() {
+        let mut log = log(&[(-1, 0), (-1, 0)]);
+        *log.last_mut().expect("bytes") ^= 1;
+        let error = sort(&target(Keep::Source, 4), answer(&log, &[]), 0).expect_err("damaged");
+        assert_eq!(error.to_string(), "us: the batch at offset 2 of orders-0 can't be read: its checksum is wrong");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic_or_go_back(
+            batches in prop::collection::vec((any::<i64>(), any::<i16>()), 0..5),
+            damages in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            from in 0_i64..12,
+        ) {
+            let mut log = log(&batches);
+            for (at, value) in damages {
+                if !log.is_empty() {
+                    let at = at.index(log.len());
+                    log[at] = value;
+                }
+            }
+            if let Ok((_, next)) = sort(&target(Keep::Source, 8), answer(&log, &[(7, 0)]), from) {
+                prop_assert!(next >= from);
+            }
+        }
+    }
+}

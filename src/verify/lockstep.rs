@@ -32,6 +32,13 @@ pub enum Want {
     Nothing,
 }
 
+/// Of which side.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Source,
+    Region,
+}
+
 /// Which records of a block are nowhere on the other side: only such a one can have been changed.
 struct Lone {
     sources: Vec<bool>,
@@ -142,8 +149,14 @@ impl Lockstep {
 
     /// Both fronts are there and not the same. Says what is needed to tell what happened, or tells it.
     fn differ(&mut self) -> Option<Want> {
-        if let Some(want) = self.lacks(NEAR_RECORDS + RUN_RECORDS) {
+        let hole = self.hole(Of::Source, 0).max(self.hole(Of::Region, 0));
+        let near = usize::try_from(hole).unwrap_or(FAR_RECORDS).min(FAR_RECORDS) + NEAR_RECORDS + RUN_RECORDS;
+        if let Some(want) = self.lacks(near.min(FAR_RECORDS)) {
             return Some(want);
+        }
+        if let Some((source, region)) = self.over_holes(0, 0) {
+            self.compacted(source, region);
+            return None;
         }
         if let Some((source, region)) = self.near() {
             self.settle(source, region);
@@ -152,8 +165,16 @@ impl Lockstep {
         if let Some(want) = self.lacks(FAR_RECORDS) {
             return Some(want);
         }
-        let (source, region) = self.far().unwrap_or((NEAR_RECORDS, NEAR_RECORDS));
-        self.settle(source, region);
+        match self.far() {
+            Some((source, region)) => self.settle(source, region),
+            None if self.hole(Of::Region, 0) >= self.source.queue.len() as u64 => {
+                self.compacted(self.source.queue.len(), 0);
+            }
+            None if self.hole(Of::Source, 0) >= self.region.queue.len() as u64 => {
+                self.compacted(0, self.region.queue.len());
+            }
+            None => self.settle(NEAR_RECORDS, NEAR_RECORDS),
+        }
         None
     }
 
@@ -164,16 +185,89 @@ impl Lockstep {
         (!self.region.ended && self.region.queue.len() < records).then_some(Want::Region)
     }
 
-    /// Whether both sides agree from these places on: for a run of records, or to the end.
-    fn agree(&self, source: usize, region: usize) -> bool {
+    /// Offsets that compaction took directly before a record, or before the end.
+    fn hole(&self, of: Of, at: usize) -> u64 {
+        let window = if of == Of::Source { &self.source } else { &self.region };
+        match window.queue.get(at) {
+            Some(entry) => entry.hole,
+            None if at == window.queue.len() => window.end_hole,
+            None => 0,
+        }
+    }
+
+    /// The nearest records from these places on that are the same, if the holes before them explain everything that lies between: as records to step
+    /// over on each side.
+    fn over_holes(&self, source: usize, region: usize) -> Option<(usize, usize)> {
+        let (in_source, in_region) = (self.hole(Of::Source, source), self.hole(Of::Region, region));
+        if in_source == 0 && in_region == 0 {
+            return None;
+        }
+        // Most often only one side was compacted.
+        let reach = |hole: u64| usize::try_from(hole).unwrap_or(FAR_RECORDS).min(FAR_RECORDS);
+        let (one, other) = (self.source.queue.get(source)?, self.region.queue.get(region)?);
+        let mut lacking = self.source.queue.range(source..).take(reach(in_region).saturating_add(1));
+        if let Some(missing) = lacking.position(|one| one.same(other)) {
+            return Some((missing, 0));
+        }
+        let mut surplus = self.region.queue.range(region..).take(reach(in_source).saturating_add(1));
+        if let Some(extra) = surplus.position(|other| other.same(one)) {
+            return Some((0, extra));
+        }
+        // A record that one side lacks has left a hole there, before the record where both meet again or before one that only this side still has.
+        let holes = |of: Of, from: usize, steps: usize| (0..=steps).map(|step| self.hole(of, from + step)).sum::<u64>();
+        for sum in 1..=2 * NEAR_RECORDS {
+            for missing in sum.saturating_sub(NEAR_RECORDS)..=sum.min(NEAR_RECORDS) {
+                let extra = sum - missing;
+                let meet = match (self.source.queue.get(source + missing), self.region.queue.get(region + extra)) {
+                    (Some(one), Some(other)) => one.same(other),
+                    (None, None) => {
+                        let (to, until) = (source + missing, region + extra);
+                        self.source.exhausted_at(to) && self.region.exhausted_at(until)
+                    }
+                    _ => false,
+                };
+                if meet
+                    && holes(Of::Region, region, extra) >= missing as u64
+                    && holes(Of::Source, source, missing) >= extra as u64
+                {
+                    return Some((missing, extra));
+                }
+            }
+        }
+        None
+    }
+
+    /// Steps over records that compaction took from the other side.
+    fn compacted(&mut self, sources: usize, regions: usize) {
+        self.source.queue.drain(..sources);
+        self.region.queue.drain(..regions);
+        self.tally.compacted_in_region += sources as u64;
+        self.tally.compacted_in_source += regions as u64;
+        // Where the other side has stepped over nothing, its hole is used up by so much.
+        if let (0, Some(region)) = (regions, self.region.queue.front_mut()) {
+            region.hole = region.hole.saturating_sub(sources as u64);
+        }
+        if let (0, Some(source)) = (sources, self.source.queue.front_mut()) {
+            source.hole = source.hole.saturating_sub(regions as u64);
+        }
+    }
+
+    /// Whether both sides agree from these places on: for a run of records, or to the end. Holes may explain what lies between them.
+    fn agree(&self, mut source: usize, mut region: usize) -> bool {
+        let (from, to) = (source, region);
         for at in 0..RUN_RECORDS {
-            match (self.source.queue.get(source + at), self.region.queue.get(region + at)) {
+            match (self.source.queue.get(source), self.region.queue.get(region)) {
                 (Some(one), Some(other)) if one.same(other) => {}
-                (None, None) => return self.source.exhausted_at(source) && self.region.exhausted_at(region),
+                (Some(_), Some(_)) if at > 0 => match self.over_holes(source, region) {
+                    Some((missing, extra)) => (source, region) = (source + missing, region + extra),
+                    None => return false,
+                },
+                (None, None) => return self.source.exhausted_at(from) && self.region.exhausted_at(to),
                 // The source ends here, and what follows in the region is not asked for.
-                (None, Some(_)) => return self.open && self.source.ended && (at > 0 || source == region),
+                (None, Some(_)) => return self.open && self.source.ended && (at > 0 || from == to),
                 _ => return false,
             }
+            (source, region) = (source + 1, region + 1);
         }
         true
     }

@@ -42,6 +42,19 @@ fn compare_to_holes(source: &[Entry], region: &[Entry], open: bool, end_holes: (
     lockstep.into_tally()
 }
 
+/// What a cleaner has left, with the holes before each record and at the end.
+fn cleaned(kept: impl Iterator<Item = bool>) -> (Vec<Entry>, u64) {
+    let (mut left, mut hole) = (Vec::new(), 0);
+    for (offset, kept) in kept.enumerate() {
+        if kept {
+            left.push(Entry { hole: std::mem::take(&mut hole), ..record(offset as i64) });
+        } else {
+            hole += 1;
+        }
+    }
+    (left, hole)
+}
+
 /// The offset in the region of the record that stands at this place.
 fn there(at: usize) -> Option<i64> {
     Some(1_000_000 + at as i64)
@@ -146,6 +159,36 @@ proptest! {
         prop_assert_eq!((tally.equal, tally.changed, tally.different()), (records as u64 - 1, 1, 1));
     }
 
+    /// Each side has kept what its cleaner left: nothing of it is a difference, and all of it is counted.
+    #[test]
+    fn two_logs_that_were_compacted_differently_do_not_differ(
+        kept in prop::collection::vec((0.0_f64..1.0, 0.0_f64..1.0), 1..600),
+        shares in prop::sample::select(vec![(1.0, 0.5), (1.0, 0.02), (0.3, 1.0), (0.02, 1.0), (0.7, 0.7), (0.4, 0.5)]),
+    ) {
+        let (source, source_end) = cleaned(kept.iter().map(|(chance, _)| *chance < shares.0));
+        let (region, region_end) = cleaned(kept.iter().map(|(_, chance)| *chance < shares.1));
+        let both = kept.iter().filter(|(one, other)| *one < shares.0 && *other < shares.1).count() as u64;
+        let tally = compare_to_holes(&source, &region, false, (source_end, region_end));
+        prop_assert_eq!((tally.equal, tally.different()), (both, 0), "{:?}", tally.differences);
+        prop_assert_eq!(tally.compacted_in_region, source.len() as u64 - both);
+        prop_assert_eq!(tally.compacted_in_source, region.len() as u64 - both);
+    }
+
+    #[test]
+    fn a_changed_record_among_holes_is_told_alone(
+        kept in prop::collection::vec(0.0_f64..1.0, 20..300),
+        at in any::<prop::sample::Index>(),
+    ) {
+        let source = log(kept.len());
+        let (mut region, region_end) = cleaned(kept.iter().map(|chance| *chance < 0.5));
+        prop_assume!(!region.is_empty());
+        let at = at.index(region.len());
+        region[at].headers = 99;
+        let tally = compare_to_holes(&source, &region, false, (0, region_end));
+        prop_assert_eq!((tally.changed, tally.different()), (1, 1), "{:?}", tally.differences);
+        prop_assert_eq!(tally.differences[0].region_offset, Some(region[at].offset));
+    }
+
     /// Few contents, so that records repeat: whatever is told, no record is counted twice or not at all.
     #[test]
     fn every_record_of_both_sides_is_accounted_for_once(
@@ -209,6 +252,17 @@ fn what_compaction_took_from_one_side_is_no_difference() {
     assert_eq!((tally.compacted_in_source, tally.extra, tally.different()), (1, 1, 1));
     let tally = compare_to_holes(&source, &region[..98], false, (0, 1));
     assert_eq!((tally.compacted_in_region, tally.missing, tally.different()), (1, 1, 1));
+}
+
+#[test]
+fn a_hole_longer_than_the_look_ahead_is_stepped_over() {
+    let source = log(3 * FAR_RECORDS);
+    let mut region = [&source[..10], &source[3 * FAR_RECORDS - 10..]].concat();
+    region[10].hole = 3 * FAR_RECORDS as u64 - 20;
+    let tally = compare(&source, &region, false);
+    assert_eq!((tally.equal, tally.compacted_in_region, tally.different()), (20, 3 * FAR_RECORDS as u64 - 20, 0));
+    let tally = compare(&region, &source, false);
+    assert_eq!((tally.equal, tally.compacted_in_source, tally.different()), (20, 3 * FAR_RECORDS as u64 - 20, 0));
 }
 
 #[test]
