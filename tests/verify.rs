@@ -79,7 +79,7 @@ async fn equal_is_said_while_producers_write_and_unknown_once_the_region_is_down
         eu.create_topic(topic, 2, 1, &[]).await?;
         us.create_topic(topic, 2, 1, settings).await?;
     }
-    let config = ProxyConfig::new("eu", &eu.bootstrap()).region("us", &us.bootstrap()).allow("us");
+    let config = ProxyConfig::new("eu", &eu.bootstrap()).region("us", &us.bootstrap());
     let mut proxy = Proxy::start(DIFFLUENT, config).await?;
     let through = proxy.bootstrap();
     let orders = Workload {
@@ -144,6 +144,7 @@ async fn equal_is_said_while_producers_write_and_unknown_once_the_region_is_down
     }
 
     assert!(proxy.stop().await?.success());
+    proxy.check_log()?;
     us.kill_all();
     let said = verify(&proxy, &[], true).await?;
     assert_eq!((said.code, &said.report["result"]), (Some(2), &json!("unknown")), "{}", said.text);

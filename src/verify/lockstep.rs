@@ -7,17 +7,10 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::entry::Entry;
+use super::resync::{FAR_RECORDS, NEAR_RECORDS, Of, RUN_RECORDS, Sides};
 use super::tally::{Difference, Kind, Tally};
-use super::window::{Behind, Unmatched, Window, common};
+use super::window::{Behind, Unmatched, common};
 
-/// So many records are looked at on each side, in every combination, for the place where both agree again.
-const NEAR_RECORDS: usize = 64;
-/// Records looked ahead on each side when nothing close by fits: a gap up to this length is found in one piece. About 1 MiB a side.
-const FAR_RECORDS: usize = 16_384;
-/// A far gap may have so many other records at its edge.
-const FAR_EDGE_RECORDS: usize = 8;
-/// So many equal records in a row mean that both sides agree again.
-const RUN_RECORDS: usize = 8;
 /// Equal records remembered, to say of an extra record that it repeats one.
 const RECENT_RECORDS: usize = 4_096;
 
@@ -30,13 +23,6 @@ pub enum Want {
     Region,
     /// Nothing: all is compared.
     Nothing,
-}
-
-/// Of which side.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Of {
-    Source,
-    Region,
 }
 
 /// Which records of a block are nowhere on the other side: only such a one can have been changed.
@@ -54,10 +40,7 @@ struct Gap {
 /// The comparison of one partition.
 #[derive(Debug)]
 pub struct Lockstep {
-    source: Window,
-    region: Window,
-    /// Whether what the region has behind the source's end is left alone.
-    open: bool,
+    sides: Sides,
     recent: VecDeque<Entry>,
     missing: Unmatched,
     extra: Unmatched,
@@ -68,9 +51,7 @@ impl Lockstep {
     /// A comparison that has seen nothing yet. `open`: what the region has behind the source's last record is not compared (a sample).
     pub fn new(open: bool) -> Self {
         Self {
-            source: Window::default(),
-            region: Window::default(),
-            open,
+            sides: Sides { open, ..Sides::default() },
             recent: VecDeque::new(),
             missing: Unmatched::default(),
             extra: Unmatched::default(),
@@ -80,22 +61,22 @@ impl Lockstep {
 
     /// The source's next record.
     pub fn push_source(&mut self, entry: Entry) {
-        self.source.queue.push_back(entry);
+        self.sides.source.queue.push_back(entry);
     }
 
     /// The region's next record.
     pub fn push_region(&mut self, entry: Entry) {
-        self.region.queue.push_back(entry);
+        self.sides.region.queue.push_back(entry);
     }
 
     /// The source has no more records, and compaction took so many offsets at its end.
     pub fn end_source(&mut self, hole: u64) {
-        (self.source.ended, self.source.end_hole) = (true, hole);
+        (self.sides.source.ended, self.sides.source.end_hole) = (true, hole);
     }
 
     /// The region has no more records, and compaction took so many offsets at its end.
     pub fn end_region(&mut self, hole: u64) {
-        (self.region.ended, self.region.end_hole) = (true, hole);
+        (self.sides.region.ended, self.sides.region.end_hole) = (true, hole);
     }
 
     /// What was found so far.
@@ -111,10 +92,10 @@ impl Lockstep {
     /// Compares as far as possible and says what is needed to go on.
     pub fn step(&mut self) -> Want {
         loop {
-            match (self.source.queue.front().copied(), self.region.queue.front().copied()) {
+            match (self.sides.source.queue.front().copied(), self.sides.region.queue.front().copied()) {
                 (Some(source), Some(region)) if source.same(&region) => {
-                    self.source.queue.pop_front();
-                    self.region.queue.pop_front();
+                    self.sides.source.queue.pop_front();
+                    self.sides.region.queue.pop_front();
                     self.equal(source, &region);
                 }
                 (Some(_), Some(_)) => {
@@ -122,16 +103,16 @@ impl Lockstep {
                         return want;
                     }
                 }
-                (None, _) if !self.source.ended => return Want::Source,
-                (None, _) if self.open => return Want::Nothing,
-                (_, None) if !self.region.ended => return Want::Region,
+                (None, _) if !self.sides.source.ended => return Want::Source,
+                (None, _) if self.sides.open => return Want::Nothing,
+                (_, None) if !self.sides.region.ended => return Want::Region,
                 (Some(source), None) => {
-                    self.source.queue.pop_front();
-                    self.region.end_hole -= u64::from(self.lacking(source, self.region.behind(), 0));
+                    self.sides.source.queue.pop_front();
+                    self.sides.region.end_hole -= u64::from(self.lacking(source, self.sides.region.behind(), 0));
                 }
                 (None, Some(region)) => {
-                    self.region.queue.pop_front();
-                    self.source.end_hole -= u64::from(self.surplus(region, self.source.behind(), 0));
+                    self.sides.region.queue.pop_front();
+                    self.sides.source.end_hole -= u64::from(self.surplus(region, self.sides.source.behind(), 0));
                 }
                 (None, None) => return Want::Nothing,
             }
@@ -149,158 +130,54 @@ impl Lockstep {
 
     /// Both fronts are there and not the same. Says what is needed to tell what happened, or tells it.
     fn differ(&mut self) -> Option<Want> {
-        let hole = self.hole(Of::Source, 0).max(self.hole(Of::Region, 0));
+        let hole = self.sides.hole(Of::Source, 0).max(self.sides.hole(Of::Region, 0));
         let near = usize::try_from(hole).unwrap_or(FAR_RECORDS).min(FAR_RECORDS) + NEAR_RECORDS + RUN_RECORDS;
-        if let Some(want) = self.lacks(near.min(FAR_RECORDS)) {
+        if let Some(want) = self.sides.lacks(near.min(FAR_RECORDS)) {
             return Some(want);
         }
-        if let Some((source, region)) = self.over_holes(0, 0) {
+        if let Some((source, region)) = self.sides.over_holes(0, 0) {
             self.compacted(source, region);
             return None;
         }
-        if let Some((source, region)) = self.near() {
+        if let Some((source, region)) = self.sides.near() {
             self.settle(source, region);
             return None;
         }
-        if let Some(want) = self.lacks(FAR_RECORDS) {
+        if let Some(want) = self.sides.lacks(FAR_RECORDS) {
             return Some(want);
         }
-        match self.far() {
+        match self.sides.far() {
             Some((source, region)) => self.settle(source, region),
-            None if self.hole(Of::Region, 0) >= self.source.queue.len() as u64 => {
-                self.compacted(self.source.queue.len(), 0);
+            None if self.sides.hole(Of::Region, 0) >= self.sides.source.queue.len() as u64 => {
+                self.compacted(self.sides.source.queue.len(), 0);
             }
-            None if self.hole(Of::Source, 0) >= self.region.queue.len() as u64 => {
-                self.compacted(0, self.region.queue.len());
+            None if self.sides.hole(Of::Source, 0) >= self.sides.region.queue.len() as u64 => {
+                self.compacted(0, self.sides.region.queue.len());
             }
             None => self.settle(NEAR_RECORDS, NEAR_RECORDS),
         }
         None
     }
 
-    fn lacks(&self, records: usize) -> Option<Want> {
-        if !self.source.ended && self.source.queue.len() < records {
-            return Some(Want::Source);
-        }
-        (!self.region.ended && self.region.queue.len() < records).then_some(Want::Region)
-    }
-
-    /// Offsets that compaction took directly before a record, or before the end.
-    fn hole(&self, of: Of, at: usize) -> u64 {
-        let window = if of == Of::Source { &self.source } else { &self.region };
-        match window.queue.get(at) {
-            Some(entry) => entry.hole,
-            None if at == window.queue.len() => window.end_hole,
-            None => 0,
-        }
-    }
-
-    /// The nearest records from these places on that are the same, if the holes before them explain everything that lies between: as records to step
-    /// over on each side.
-    fn over_holes(&self, source: usize, region: usize) -> Option<(usize, usize)> {
-        let (in_source, in_region) = (self.hole(Of::Source, source), self.hole(Of::Region, region));
-        if in_source == 0 && in_region == 0 {
-            return None;
-        }
-        // Most often only one side was compacted.
-        let reach = |hole: u64| usize::try_from(hole).unwrap_or(FAR_RECORDS).min(FAR_RECORDS);
-        let (one, other) = (self.source.queue.get(source)?, self.region.queue.get(region)?);
-        let mut lacking = self.source.queue.range(source..).take(reach(in_region).saturating_add(1));
-        if let Some(missing) = lacking.position(|one| one.same(other)) {
-            return Some((missing, 0));
-        }
-        let mut surplus = self.region.queue.range(region..).take(reach(in_source).saturating_add(1));
-        if let Some(extra) = surplus.position(|other| other.same(one)) {
-            return Some((0, extra));
-        }
-        // A record that one side lacks has left a hole there, before the record where both meet again or before one that only this side still has.
-        let holes = |of: Of, from: usize, steps: usize| (0..=steps).map(|step| self.hole(of, from + step)).sum::<u64>();
-        for sum in 1..=2 * NEAR_RECORDS {
-            for missing in sum.saturating_sub(NEAR_RECORDS)..=sum.min(NEAR_RECORDS) {
-                let extra = sum - missing;
-                let meet = match (self.source.queue.get(source + missing), self.region.queue.get(region + extra)) {
-                    (Some(one), Some(other)) => one.same(other),
-                    (None, None) => {
-                        let (to, until) = (source + missing, region + extra);
-                        self.source.exhausted_at(to) && self.region.exhausted_at(until)
-                    }
-                    _ => false,
-                };
-                if meet
-                    && holes(Of::Region, region, extra) >= missing as u64
-                    && holes(Of::Source, source, missing) >= extra as u64
-                {
-                    return Some((missing, extra));
-                }
-            }
-        }
-        None
-    }
-
     /// Steps over records that compaction took from the other side.
     fn compacted(&mut self, sources: usize, regions: usize) {
-        self.source.queue.drain(..sources);
-        self.region.queue.drain(..regions);
+        self.sides.source.queue.drain(..sources);
+        self.sides.region.queue.drain(..regions);
         self.tally.compacted_in_region += sources as u64;
         self.tally.compacted_in_source += regions as u64;
         // Where the other side has stepped over nothing, its hole is used up by so much.
-        if let (0, Some(region)) = (regions, self.region.queue.front_mut()) {
+        if let (0, Some(region)) = (regions, self.sides.region.queue.front_mut()) {
             region.hole = region.hole.saturating_sub(sources as u64);
         }
-        if let (0, Some(source)) = (sources, self.source.queue.front_mut()) {
+        if let (0, Some(source)) = (sources, self.sides.source.queue.front_mut()) {
             source.hole = source.hole.saturating_sub(regions as u64);
         }
     }
 
-    /// Whether both sides agree from these places on: for a run of records, or to the end. Holes may explain what lies between them.
-    fn agree(&self, mut source: usize, mut region: usize) -> bool {
-        let (from, to) = (source, region);
-        for at in 0..RUN_RECORDS {
-            match (self.source.queue.get(source), self.region.queue.get(region)) {
-                (Some(one), Some(other)) if one.same(other) => {}
-                (Some(_), Some(_)) if at > 0 => match self.over_holes(source, region) {
-                    Some((missing, extra)) => (source, region) = (source + missing, region + extra),
-                    None => return false,
-                },
-                (None, None) => return self.source.exhausted_at(from) && self.region.exhausted_at(to),
-                // The source ends here, and what follows in the region is not asked for.
-                (None, Some(_)) => return self.open && self.source.ended && (at > 0 || from == to),
-                _ => return false,
-            }
-            (source, region) = (source + 1, region + 1);
-        }
-        true
-    }
-
-    /// The nearest place close by, as records to step over on each side. The end of both is one too.
-    fn near(&self) -> Option<(usize, usize)> {
-        let (sources, regions) = (self.source.queue.len().min(NEAR_RECORDS), self.region.queue.len().min(NEAR_RECORDS));
-        for sum in 1..=sources + regions {
-            // An equal share of both first: a changed record is more likely than one that is missing beside one that is extra.
-            let mut shares: Vec<usize> = (sum.saturating_sub(regions)..=sum.min(sources)).collect();
-            shares.sort_by_key(|source| (2 * source).abs_diff(sum));
-            if let Some(source) = shares.into_iter().find(|source| self.agree(*source, sum - source)) {
-                return Some((source, sum - source));
-            }
-        }
-        None
-    }
-
-    /// The nearest place behind a long gap on one side.
-    fn far(&self) -> Option<(usize, usize)> {
-        let mut best: Option<(usize, usize)> = None;
-        for edge in 0..=FAR_EDGE_RECORDS {
-            let missing = (0..self.source.queue.len()).find(|gap| self.agree(*gap, edge)).map(|gap| (gap, edge));
-            let extra = (0..self.region.queue.len()).find(|gap| self.agree(edge, *gap)).map(|gap| (edge, gap));
-            best = [best, missing, extra].into_iter().flatten().min_by_key(|(source, region)| source + region);
-        }
-        best
-    }
-
     /// Tells what differs in the next records of both sides, behind which they agree again.
     fn settle(&mut self, sources: usize, regions: usize) {
-        let sources: Vec<Entry> = self.source.queue.drain(..sources.min(self.source.queue.len())).collect();
-        let regions: Vec<Entry> = self.region.queue.drain(..regions.min(self.region.queue.len())).collect();
+        let sources: Vec<Entry> = self.sides.source.queue.drain(..sources.min(self.sides.source.queue.len())).collect();
+        let regions: Vec<Entry> = self.sides.region.queue.drain(..regions.min(self.sides.region.queue.len())).collect();
         let pairs = common(&sources, &regions);
         let lone = Lone {
             sources: sources.iter().map(|source| !self.is_moved(source, &regions, &self.extra)).collect(),
@@ -313,7 +190,7 @@ impl Lockstep {
             self.equal(sources[source], &regions[region]);
             (source_at, region_at) = (source + 1, region + 1);
         }
-        let next = (self.source.behind(), self.region.behind());
+        let next = (self.sides.source.behind(), self.sides.region.behind());
         let gap = Gap { sources: source_at..sources.len(), regions: region_at..regions.len() };
         self.gap(&sources, &regions, &lone, gap, next.0, next.1);
     }
@@ -348,7 +225,7 @@ impl Lockstep {
             (source_at, region_at) = (source + 1, region + 1);
         }
         // Behind the end of a sample the region goes on, and is not asked.
-        let end = if self.open && next_source.offset.is_none() { region_at } else { gap.regions.end };
+        let end = if self.sides.open && next_source.offset.is_none() { region_at } else { gap.regions.end };
         self.told(&sources[source_at..gap.sources.end], &regions[region_at..end], next_source, next_region);
     }
 

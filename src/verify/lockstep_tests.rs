@@ -37,7 +37,7 @@ fn compare_to_holes(source: &[Entry], region: &[Entry], open: bool, end_holes: (
             },
             Want::Nothing => break,
         }
-        assert!(lockstep.source.queue.len() <= FAR_RECORDS && lockstep.region.queue.len() <= FAR_RECORDS);
+        assert!(lockstep.sides.source.queue.len() <= FAR_RECORDS && lockstep.sides.region.queue.len() <= FAR_RECORDS);
     }
     lockstep.into_tally()
 }

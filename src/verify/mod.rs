@@ -19,6 +19,7 @@ pub mod fetching;
 pub mod lockstep;
 pub mod plan;
 pub mod report;
+mod resync;
 pub mod sample;
 pub mod side;
 pub mod tally;
