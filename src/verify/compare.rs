@@ -48,8 +48,8 @@ struct Start {
     region: Side,
 }
 
-/// Compares one partition.
-pub async fn compare(stream: &Stream, context: &Context) -> PartitionReport {
+/// Compares one partition. Says too whether a cluster did not answer.
+pub async fn compare(stream: &Stream, context: &Context) -> (PartitionReport, bool) {
     let toll = stream.position.toll;
     let mut partition = Partition { stream, context, report: PartitionReport::new(stream.partition) };
     partition.report.toll = TollReport {
@@ -74,10 +74,12 @@ pub async fn compare(stream: &Stream, context: &Context) -> PartitionReport {
             stream.source_end, stream.position.source_offset
         ));
     }
+    let mut silent = false;
     if let Err(error) = partition.run().await {
+        silent = matches!(error, SideError::Unreachable(_));
         partition.report.unknown.push(untold(&error));
     }
-    partition.report.conclude()
+    (partition.report.conclude(), silent)
 }
 
 fn untold(error: &SideError) -> Unknown {
@@ -88,7 +90,9 @@ fn untold(error: &SideError) -> Unknown {
         SideError::Unreadable { .. } => {
             "read it with another consumer; if that fails too, the log is damaged on that broker's disk"
         }
-        SideError::Unreachable(_) => "mend the cluster or the way to it (diffluent check says more), and verify again",
+        SideError::Unreachable(_) => {
+            "mend the cluster, the way to it, or diffluent's right to read the topic (diffluent check says more), and verify again"
+        }
     };
     Unknown::new(error.to_string(), advice)
 }

@@ -202,9 +202,8 @@ async fn one(planned: Planned, context: &Context, down: &AtomicBool) -> Partitio
         // Else each partition would wait for a cluster that is gone.
         return unknown(Unknown::new("a cluster went away while others were compared", "verify again once it is back"));
     }
-    let report = compare::compare(stream, context).await;
-    let gone = !report.unknown.is_empty()
-        && (context.local.refresh().await.is_err() || context.region.refresh().await.is_err());
+    let (report, silent) = compare::compare(stream, context).await;
+    let gone = silent && (context.local.refresh().await.is_err() || context.region.refresh().await.is_err());
     down.fetch_or(gone, Ordering::Relaxed);
     report
 }
