@@ -18,4 +18,5 @@ pub mod mirror;
 pub mod net;
 pub mod operator;
 pub mod session;
+pub mod verify;
 pub mod wire;

@@ -3,11 +3,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use diffluent::app::{self, AppError};
-use diffluent::config::Config;
+use diffluent::config::values::duration;
+use diffluent::config::{Config, TopicPattern};
 use diffluent::operator;
+use diffluent::verify::{self, sample::parse_percent};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -53,6 +56,29 @@ enum Command {
         #[arg(long)]
         offset: i64,
     },
+    /// Compare what the regions hold with the local log, record by record, up to the positions mirrored now. Changes nothing.
+    Verify {
+        /// The configuration, for instance proxy.toml.
+        config: PathBuf,
+        /// Only this region.
+        #[arg(long)]
+        region: Option<String>,
+        /// Only topics whose whole name matches this regular expression.
+        #[arg(long)]
+        topic: Option<TopicPattern>,
+        /// Only records of this age or younger, for instance 1h or 30min.
+        #[arg(long, value_parser = duration::parse)]
+        since: Option<Duration>,
+        /// Only a sample of the records, for instance 1%.
+        #[arg(long, value_parser = parse_percent)]
+        sample: Option<f64>,
+        /// What chooses the sample, as an earlier run has printed it.
+        #[arg(long, requires = "sample")]
+        seed: Option<u64>,
+        /// The report as one JSON document (docs/verify.md).
+        #[arg(long)]
+        json: bool,
+    },
     /// Validate the configuration, connect to every cluster, and say what works, what not and what to do.
     Check {
         /// The configuration, for instance proxy.toml.
@@ -69,7 +95,14 @@ enum LogFormat {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help is an answer, and no error. There is nobody to tell that it can't be printed.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { EXIT_CONFIG } else { 0 });
+        }
+    };
     let filter = match EnvFilter::try_new(&arguments.log) {
         Ok(filter) => filter,
         Err(error) => {
@@ -82,8 +115,10 @@ fn main() -> ExitCode {
         LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => log.json().init(),
     }
-    let (Command::Run { config: file } | Command::Check { config: file } | Command::Skip { config: file, .. }) =
-        &arguments.command;
+    let (Command::Run { config: file }
+    | Command::Check { config: file }
+    | Command::Skip { config: file, .. }
+    | Command::Verify { config: file, .. }) = &arguments.command;
     let config = match Config::load(file) {
         Ok(config) => config,
         Err(error) => {
@@ -111,6 +146,21 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Run { .. } => runtime.block_on(run(config)),
+        Command::Verify { region, topic, since, sample, seed, json, .. } => {
+            let options = verify::Options { region, topic, since, sample_percent: sample, seed };
+            let report = match runtime.block_on(verify::run(&config, &options)) {
+                Ok(report) => report,
+                Err(error) => {
+                    eprintln!("{error}");
+                    return ExitCode::from(EXIT_CONFIG);
+                }
+            };
+            match serde_json::to_string_pretty(&report) {
+                Ok(document) if json => println!("{document}"),
+                _ => println!("{report}"),
+            }
+            ExitCode::from(report.exit_code())
+        }
         Command::Check { .. } => {
             let report = runtime.block_on(diffluent::check::run(&config));
             println!("{report}");

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -65,5 +66,28 @@ async fn a_compacted_log_with_holes_is_mirrored_as_the_cleaner_left_it() -> Resu
     }
     let renumbered = proxy.metric_with("diffluent_renumbered_batches_total", &["region=\"us\""]).await?;
     assert!(renumbered >= codecs.len() as f64, "only {renumbered} batches had holes: nothing is proven");
+    verify_says_equal(&proxy, names.len()).await?;
     proxy.finish().await
+}
+
+/// `diffluent verify` sees the same records behind the holes, once the progress is committed.
+async fn verify_says_equal(proxy: &Proxy, topics: usize) -> Result<()> {
+    let since = Instant::now();
+    loop {
+        let config = proxy.config_path().to_owned();
+        let verify = move || Command::new(DIFFLUENT).arg("verify").arg(config).arg("--json").output();
+        let output = tokio::task::spawn_blocking(verify).await??;
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let equal = report["regions"][0]["topics"].as_array().into_iter().flatten().filter(|topic| {
+            let partition = &topic["partitions"][0];
+            // The last offset of each log was compared.
+            topic["result"] == "equal" && partition["source"]["to"] == partition["source"]["log_end"]
+        });
+        if equal.count() == topics {
+            assert_eq!(output.status.code(), Some(0), "{report:#}");
+            return Ok(());
+        }
+        assert!(since.elapsed() < PATIENCE && output.status.code() != Some(1), "{report:#}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }

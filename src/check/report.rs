@@ -128,12 +128,12 @@ impl fmt::Display for CheckReport {
 }
 
 /// `1 topic`, `2 topics`.
-pub(super) fn plural(count: usize, what: &str) -> String {
+pub(crate) fn plural(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// Some of the names, and how many more there are.
-pub(super) fn some_of<T: fmt::Display>(names: &[T]) -> String {
+pub(crate) fn some_of<T: fmt::Display>(names: &[T]) -> String {
     const SHOWN: usize = 5;
     let shown: Vec<String> = names.iter().take(SHOWN).map(ToString::to_string).collect();
     match names.len().saturating_sub(SHOWN) {

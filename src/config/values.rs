@@ -192,6 +192,14 @@ pub mod duration {
         }
     }
 
+    /// Reads a duration outside of the file: on the command line.
+    ///
+    /// # Errors
+    /// What is wrong, for the operator.
+    pub fn parse(text: &str) -> Result<Duration, String> {
+        text.parse::<Written>().map(|written| written.0)
+    }
+
     /// The duration as it would be written in the file.
     pub fn display(duration: Duration) -> String {
         let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);

@@ -20,8 +20,8 @@ pub enum Which {
     End,
     /// The first offset that is still there.
     Start,
-    /// The first record that is not older than this, milliseconds; offset -1 when there is none.
-    At(i64),
+    /// The first offset whose record has this timestamp (milliseconds since 1970) or a later one; -1 if there is none.
+    Since(i64),
 }
 
 /// What a leader said about a partition's log.
@@ -62,7 +62,7 @@ pub async fn list_offsets(
     let timestamp = match which {
         Which::End => -1,
         Which::Start => -2,
-        Which::At(timestamp) => timestamp,
+        Which::Since(timestamp) => timestamp.max(0),
     };
     let mut topics: BTreeMap<&Arc<str>, Vec<ListOffsetsPartition>> = BTreeMap::new();
     for (topic, partition) in partitions {

@@ -305,7 +305,7 @@ async fn offset_at(
     partition: &Partition,
     timestamp: i64,
 ) -> Result<Option<Option<i64>>, ClientError> {
-    let answer = list_offsets(cluster, node_id, &[partition], Which::At(timestamp)).await?.pop();
+    let answer = list_offsets(cluster, node_id, &[partition], Which::Since(timestamp)).await?.pop();
     Ok(answer.and_then(|(_, log)| log.ok()).map(|log| Some(log.offset).filter(|offset| *offset >= 0)))
 }
 

@@ -16,6 +16,7 @@ pub mod frame;
 pub mod header;
 pub mod produce;
 pub mod produce_answer;
+pub mod records;
 pub mod renumber;
 pub mod rewrite;
 pub mod shape;

@@ -11,9 +11,7 @@ use bytes::{BufMut, Bytes};
 use super::batch::{BatchHeader, HEADER_LEN, LENGTH_PREFIX_LEN};
 use super::codec::{CodecError, compress, decompress};
 use super::cursor::{Cursor, ReadError, put_uvarint, uvarint_bytes};
-
-/// The most that the records of one batch may take decompressed while they are renumbered.
-pub const RECORDS_BYTES_MAX: usize = 64 << 20;
+use super::records::RECORDS_BYTES_MAX;
 
 /// Why a batch can't be renumbered.
 #[derive(Debug, thiserror::Error)]
