@@ -112,8 +112,8 @@ pub async fn scan(cluster: &Cluster, node_id: i32, targets: Vec<Target>) -> Resu
             // A broker that gives nothing though its log goes on: better to come again than to spin.
             done.extend(
                 std::mem::take(&mut searches)
-                    .into_iter()
-                    .map(|(_, search)| (search.target.stream, Scanned::Failed(error_code::LEADER_NOT_AVAILABLE))),
+                    .into_values()
+                    .map(|search| (search.target.stream, Scanned::Failed(error_code::LEADER_NOT_AVAILABLE))),
             );
         }
     }

@@ -190,16 +190,14 @@ impl Stream {
         }
         let sequence_next = sequence_after(self.next_sequence, i64::from(batch.header.record_count));
         let left = sequence_after(found.next_sequence, -i64::from(sequence_next));
-        if left == 0 {
-            if found.fingerprint.fits(batch) {
-                self.position.source_offset = next;
-                self.position.sequence = sequence_next;
-                self.position.region_offset = found.region_offset;
-                self.position.region_leader_epoch = found.region_leader_epoch;
-                self.next_sequence = sequence_next;
-                self.phase = Phase::Sending { primed: false };
-                return;
-            }
+        if left == 0 && found.fingerprint.fits(batch) {
+            self.position.source_offset = next;
+            self.position.sequence = sequence_next;
+            self.position.region_offset = found.region_offset;
+            self.position.region_leader_epoch = found.region_leader_epoch;
+            self.next_sequence = sequence_next;
+            self.phase = Phase::Sending { primed: false };
+            return;
         }
         // More than half of the sequence space left means that the batch reaches behind what was found.
         if left == 0 || left > i32::MAX / 2 {
