@@ -49,6 +49,9 @@ pub fn all(seeds: &[u64], run: impl Fn(u64) -> Result<(), String> + Sync) -> Vec
                             .unwrap_or_else(|| "a panic".to_owned()),
                     };
                     failed.lock().expect("nobody panicked").push((seed, why));
+                    if std::env::var_os("DIFFLUENT_STOP_AT_FIRST").is_some() {
+                        next.store(seeds.len(), Ordering::Relaxed);
+                    }
                 }
             });
         }
