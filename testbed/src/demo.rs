@@ -6,6 +6,7 @@
 mod screen;
 mod status;
 mod story;
+mod town;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +20,8 @@ pub struct Options {
     pub length: Duration,
     /// A table that is drawn again and again, or lines.
     pub live: bool,
+    /// On Apache Kafka, instead of models of it.
+    pub kafka: bool,
     /// diffluent's binary; `None`: build it.
     pub binary: Option<PathBuf>,
 }

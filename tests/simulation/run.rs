@@ -22,6 +22,8 @@ const EPOCH_MS: i64 = 1_800_000_000_000;
 const TICK: Duration = Duration::from_millis(2);
 /// After the trouble everything must come to rest within this time, milliseconds: a connection that died without a word is found after 45 s.
 const SETTLED_WITHIN_MS: u64 = 180_000;
+/// A run takes about a second of real time.
+const LONG: Duration = Duration::from_secs(60);
 /// How often the oracle looks, milliseconds.
 const LOOK_EVERY_MS: u64 = 500;
 
@@ -38,7 +40,7 @@ pub fn all(seeds: &[u64], run: impl Fn(u64) -> Result<(), String> + Sync) -> Vec
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
                 while let Some(&seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let outcome = catch_unwind(AssertUnwindSafe(|| run(seed)));
+                    let outcome = watched(seed, || catch_unwind(AssertUnwindSafe(|| run(seed))));
                     let why = match outcome {
                         Ok(Ok(())) => continue,
                         Ok(Err(why)) => why,
@@ -59,6 +61,21 @@ pub fn all(seeds: &[u64], run: impl Fn(u64) -> Result<(), String> + Sync) -> Vec
     let mut failed = failed.into_inner().expect("nobody panicked");
     failed.sort();
     failed
+}
+
+/// Says so when a seed takes very long: something turns round at one moment of simulated time.
+fn watched<T>(seed: u64, run: impl FnOnce() -> T) -> T {
+    let (done, ended) = std::sync::mpsc::sync_channel::<()>(0);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if ended.recv_timeout(LONG) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("seed {seed} takes more than {LONG:?}");
+            }
+        });
+        let result = run();
+        drop(done);
+        result
+    })
 }
 
 /// Simulated time in front of a line of the log.

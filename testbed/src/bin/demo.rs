@@ -1,4 +1,4 @@
-//! `cargo demo`: the main job, live, on real Kafka clusters.
+//! `cargo demo`: the main job, live, on models of Kafka clusters or on real ones.
 #![forbid(unsafe_code)]
 
 use std::io::IsTerminal;
@@ -19,6 +19,9 @@ struct Arguments {
     /// Plain lines instead of a live table.
     #[arg(long)]
     no_tty: bool,
+    /// Apache Kafka itself (it needs Java), instead of models of it in this process.
+    #[arg(long)]
+    kafka: bool,
     /// A diffluent that is already built; otherwise it is built first.
     #[arg(long)]
     binary: Option<PathBuf>,
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
     let options = Options {
         length: Duration::from_secs(arguments.seconds.max(10)),
         live: !arguments.no_tty && std::io::stdout().is_terminal(),
+        kafka: arguments.kafka,
         binary: arguments.binary,
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -11,8 +11,9 @@ use crate::build::build;
 use crate::demo::Options;
 use crate::demo::screen::Screen;
 use crate::demo::status::{ProducerStatus, RegionStatus, Status, millis};
+use crate::demo::town::Town;
 use crate::workload::Running;
-use crate::{Cluster, Codec, DelaySpec, Proxy, ProxyConfig, Side, Workload, verify};
+use crate::{Codec, DelaySpec, Proxy, ProxyConfig, Side, Workload, verify};
 
 const US_RTT_MS: u64 = 80;
 const AP_RTT_MS: u64 = 200;
@@ -27,9 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// The stage: clusters, proxy and producer, and what was seen of them.
 struct Stage<'a> {
     screen: &'a Screen,
-    eu: Cluster,
-    us: Cluster,
-    ap: Arc<Cluster>,
+    eu: Town,
+    us: Town,
+    ap: Arc<Town>,
     proxy: Proxy,
     producers: Vec<Running>,
     begin: Instant,
@@ -69,7 +70,7 @@ pub(super) async fn tell(options: &Options, screen: &Screen) -> Result<bool> {
             build().await?
         }
     };
-    let mut stage = Stage::set(screen, binary).await?;
+    let mut stage = Stage::set(screen, binary, options.kafka).await?;
     let share = |percent: u32| options.length * percent / 100;
     stage.steady(share(25)).await?;
     stage.ap_goes_down(share(25)).await?;
@@ -79,25 +80,26 @@ pub(super) async fn tell(options: &Options, screen: &Screen) -> Result<bool> {
 }
 
 impl<'a> Stage<'a> {
-    async fn set(screen: &'a Screen, binary: PathBuf) -> Result<Self> {
-        screen.say(&format!(
-            "Starting three Apache Kafka {} clusters: eu (local), us ({US_RTT_MS} ms away), ap ({AP_RTT_MS} ms away).",
-            crate::KAFKA
-        ));
+    async fn set(screen: &'a Screen, binary: PathBuf, kafka: bool) -> Result<Self> {
+        let what = if kafka {
+            format!("Apache Kafka {} clusters", crate::KAFKA)
+        } else {
+            "models of Kafka clusters".to_owned()
+        };
+        screen.say(&format!("Starting three {what}: eu (local), us ({US_RTT_MS} ms away), ap ({AP_RTT_MS} ms away)."));
         let (eu, us, ap) = tokio::try_join!(
-            Cluster::builder().name("eu").heap_mib(320).start(),
-            Cluster::builder().name("us").heap_mib(320).listener_via(DelaySpec::rtt_ms(US_RTT_MS)).start(),
-            Cluster::builder().name("ap").heap_mib(320).listener_via(DelaySpec::rtt_ms(AP_RTT_MS)).start(),
+            Town::start(kafka, "eu", None),
+            Town::start(kafka, "us", Some(DelaySpec::rtt_ms(US_RTT_MS))),
+            Town::start(kafka, "ap", Some(DelaySpec::rtt_ms(AP_RTT_MS))),
         )?;
         let slowest = eu.start_took().max(us.start_took()).max(ap.start_took());
         screen.say(&format!("All three answer ({:.1} s).", slowest.as_secs_f64()));
         for (topic, partitions, ..) in TOPICS {
-            eu.create_topic(topic, partitions, 1, &[]).await?;
+            eu.create_topic(topic, partitions).await?;
             screen.say(&format!("Created topic {topic} with {partitions} partitions in eu, and in eu only."));
         }
-        let config = ProxyConfig::new("eu", &eu.bootstrap())
-            .region("us", &us.delayed_bootstrap())
-            .region("ap", &ap.delayed_bootstrap());
+        let config =
+            ProxyConfig::new("eu", &eu.bootstrap()).region("us", &us.far_bootstrap()).region("ap", &ap.far_bootstrap());
         let proxy = Proxy::start(binary, config).await?;
         screen.say(&format!(
             "diffluent is in front of eu:   diffluent run {}\n\
@@ -152,9 +154,8 @@ impl<'a> Stage<'a> {
 
     async fn ap_goes_down(&mut self, length: Duration) -> Result<()> {
         let before = (self.act.ack_text(), self.act.rss_bytes_max);
-        self.screen
-            .say("\n2. Region ap goes down: its broker is killed with SIGKILL. Its lag grows; nobody else notices.");
-        self.ap.kill(1)?;
+        self.screen.say("\n2. Region ap goes down: its broker is killed. Its lag grows; nobody else notices.");
+        self.ap.kill()?;
         self.watch(length).await?;
         let act = &self.act;
         self.screen.say(&format!(
@@ -175,7 +176,7 @@ impl<'a> Stage<'a> {
     async fn ap_comes_back(&mut self, length: Duration) -> Result<()> {
         self.screen.say("\n3. Region ap comes back. diffluent reads what it missed from eu's log, and catches up.");
         let ap = Arc::clone(&self.ap);
-        let restart = ap.restart(1);
+        let restart = ap.restart();
         tokio::pin!(restart);
         // The table lives on while the broker starts.
         loop {
@@ -239,7 +240,7 @@ impl<'a> Stage<'a> {
         self.screen.freeze();
         let mut local_records = 0;
         for (topic, ..) in TOPICS {
-            local_records += self.eu.admin().end_offsets(topic).await?.iter().sum::<i64>();
+            local_records += self.eu.records(topic).await?;
         }
         let mut clean = failed == 0 && u64::try_from(local_records) == Ok(acked);
         self.screen
