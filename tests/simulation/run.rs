@@ -50,6 +50,7 @@ pub fn all(seeds: &[u64], run: impl Fn(u64) -> Result<(), String> + Sync) -> Vec
                             .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
                             .unwrap_or_else(|| "a panic".to_owned()),
                     };
+                    eprintln!("seed {seed}: {why}\n  DIFFLUENT_SEED={seed} cargo test --test simulation");
                     failed.lock().expect("nobody panicked").push((seed, why));
                     if std::env::var_os("DIFFLUENT_STOP_AT_FIRST").is_some() {
                         next.store(seeds.len(), Ordering::Relaxed);
