@@ -13,6 +13,8 @@ mod buffers;
 mod capturing;
 mod error;
 mod front;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod in_flight;
 mod metrics;
 mod relay;
