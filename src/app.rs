@@ -17,16 +17,19 @@ use tokio::sync::watch;
 use crate::admin::{self, AdminState, Commands, LagFuture, LagSource, Readiness, SkipFuture};
 use crate::capture::Capture;
 use crate::client::cluster::{Cluster, Metadata};
-use crate::config::Config;
+use crate::config::{Config, Proxy};
 use crate::mirror::metrics::MirrorMetrics;
 use crate::mirror::progress::Partition;
 use crate::mirror::{Mirror, SkipError};
-use crate::session::{Front, FrontConfig, FrontError, SessionMetrics};
+use crate::session::{Front, FrontConfig, FrontError, Limits, SessionMetrics, descriptors};
 
 /// Pause before an unreachable local cluster is tried again.
 const LOCAL_RETRY: Duration = Duration::from_millis(500);
 /// How long the last commit of positions may take.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Fewer client connections than this are worth a warning where nobody asked for so few.
+const CONNECTIONS_FEW: usize = 200;
 
 /// Why diffluent can't run.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +55,7 @@ pub enum AppError {
 /// # Errors
 /// [`AppError`], only before the first client is served.
 pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), AppError> {
+    let limits = limits(&config.proxy)?;
     let mut registry = Registry::with_prefix("diffluent");
     let capture = Arc::new(Capture::new(config.mirror.buffer.as_usize()));
     capture.register(&mut registry);
@@ -74,7 +78,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
     let (stop_admin, admin_stopped) = watch::channel(false);
     let admin = tokio::spawn(admin::serve(admin_port, state, admin_stopped));
 
-    let result = serve(&config, &status, capture, session_metrics, mirror_metrics, shutdown).await;
+    let result = serve(&config, &status, limits, capture, session_metrics, mirror_metrics, shutdown).await;
     // Nobody listens if the admin port has failed: it is logged there.
     let _ = stop_admin.send(true);
     if let Err(error) = admin.await {
@@ -83,9 +87,46 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
     result
 }
 
+/// What clients may take, within what file descriptors allow: their limit is raised as far as it may.
+fn limits(proxy: &Proxy) -> Result<Limits, AppError> {
+    let fit = descriptors::raise();
+    let connections = match proxy.connection_limit {
+        Some(wanted) => {
+            let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+            if wanted > fit {
+                return Err(AppError::Misfit(format!(
+                    "[proxy] connection_limit = {wanted} takes {} file descriptors, and the limit of this process is enough for {fit} \
+                     connections; raise it (LimitNOFILE= of systemd, `ulimit -Hn`) or lower connection_limit",
+                    descriptors::needed(wanted)
+                )));
+            }
+            wanted
+        }
+        None => fit.min(Limits::default().connections),
+    };
+    if proxy.connection_limit.is_none() && connections < CONNECTIONS_FEW {
+        tracing::warn!(
+            connections,
+            "the limit of file descriptors allows few client connections; raise it (LimitNOFILE= of systemd, `ulimit -Hn`)"
+        );
+    } else {
+        tracing::info!(connections, "the most client connections at once");
+    }
+    Ok(Limits {
+        connections,
+        connections_per_address: proxy
+            .connection_limit_per_address
+            .map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+        first_byte_within: proxy.first_byte_timeout,
+        idle: proxy.idle_timeout,
+        in_flight: usize::try_from(proxy.in_flight_limit).unwrap_or(usize::MAX),
+    })
+}
+
 async fn serve(
     config: &Config,
     status: &Arc<Status>,
+    limits: Limits,
     capture: Arc<Capture>,
     session_metrics: Arc<SessionMetrics>,
     mirror_metrics: MirrorMetrics,
@@ -115,6 +156,7 @@ async fn serve(
             frame_bytes_max: config.proxy.frame_limit.as_usize(),
             bootstrap_servers: servers,
             dial_timeout: config.proxy.dial_timeout,
+            limits,
         },
         known,
         capture.clone(),

@@ -13,6 +13,7 @@ use super::capturing::Capturing;
 use super::in_flight::{Expected, InFlight, PendingBatch};
 use super::metrics::SessionMetrics;
 use super::requests::{Requests, Stop};
+use super::watch::Activity;
 use crate::capture::{Capture, Route, Routes};
 use crate::fuzzing::messages::{self, Batch, CORRELATION_ID, blob, split};
 use crate::mirror::inbox::Inbox;
@@ -73,7 +74,7 @@ fn take(in_flight: &InFlight, driven: &mut Driven) {
 fn drive(parts: &[Vec<u8>]) -> Option<Driven> {
     let (capture, pool, metrics) = (capture(), Arc::new(BufferPool::default()), SessionMetrics::default());
     let mut requests = Requests::new(1 << 20, Capturing::new(capture, true));
-    let in_flight = InFlight::default();
+    let in_flight = InFlight::new(1024, Activity::default());
     let mut driven = Driven::default();
     for part in parts {
         let mut chunk = pool.take();
@@ -171,7 +172,7 @@ fn answered(expected: &[RequestHeader], parts: &[Vec<u8>]) -> (Vec<u8>, Option<&
     let brokers = Brokers::new("proxy.example", [127, 0, 0, 1].into(), 9..=9);
     // The one port of the range is taken by it, so no broker's port is bound, and each is told this one.
     brokers.set_bootstrap_port(9);
-    let in_flight = InFlight::default();
+    let in_flight = InFlight::new(1024, Activity::default());
     for header in expected {
         in_flight.push(Expected::Request { header: *header, batches: Vec::new() });
     }
