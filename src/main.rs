@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use diffluent::app::{self, AppError};
 use diffluent::config::Config;
 use diffluent::operator;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -98,7 +99,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match arguments.command {
+    let exit = command(&runtime, arguments.command, &config);
+    // Nothing is waited for: a name that does not resolve would hold up the end.
+    runtime.shutdown_background();
+    exit
+}
+
+fn command(runtime: &Runtime, command: Command, config: &Config) -> ExitCode {
+    match command {
         Command::Skip { region, topic, partition, offset, .. } => {
             let asked = runtime.block_on(operator::skip(&config.admin.listen, &region, &topic, partition, offset));
             match asked {
@@ -110,9 +118,9 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Command::Run { .. } => runtime.block_on(run(config)),
+        Command::Run { .. } => runtime.block_on(run(config.clone())),
         Command::Check { .. } => {
-            let report = runtime.block_on(diffluent::check::run(&config));
+            let report = runtime.block_on(diffluent::check::run(config));
             println!("{report}");
             ExitCode::from(report.exit_code())
         }
