@@ -332,7 +332,7 @@ pub(super) fn broken(u: &mut Unstructured<'_>) -> Result<()> {
             assert_eq!(whole, in_parts, "the chunks change what is blanked");
             assert_eq!(whole.len(), message.len());
             if let Ok(head) = rewrite::find(api_key, version, &whole) {
-                assert!(head.spots.is_empty(), "an address got through: {:?}", head.spots);
+                assert!(head.spots.is_empty(), "an address of API {api_key} v{version} got through: {:?}", head.spots);
             }
         }
     }
