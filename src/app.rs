@@ -5,7 +5,16 @@
 //! 2. The local cluster, as long as it takes: without it there is nothing to serve.
 //! 3. A port for each broker, then the bootstrap port: a client that comes straight back after a restart is served.
 //! 4. The mirror. A region that is down delays nothing.
+//!
+//! # Order of a stop
+//! 1. `/ready` says 503 from the moment on in which the stop is asked for.
+//! 2. No new clients; those that are there get the answers that are under way, and their connections end (`[proxy] drain_timeout` at most).
+//! 3. The streams send what was captured, and what else they know of, to the regions that are up (`drain_timeout` once more at most).
+//! 4. Every position is committed, the admin port closes, and the process exits with 0.
+//!
+//! Whatever is cut short is found again by the next start: nothing depends on an orderly end.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -17,17 +26,23 @@ use tokio::sync::watch;
 use crate::admin::{self, AdminState, Commands, LagFuture, LagSource, Readiness, SkipFuture};
 use crate::capture::Capture;
 use crate::client::cluster::{Cluster, Metadata};
-use crate::config::Config;
+use crate::config::{Config, Proxy};
+use crate::lag::State;
 use crate::mirror::metrics::MirrorMetrics;
 use crate::mirror::progress::Partition;
 use crate::mirror::{Mirror, SkipError};
 use crate::net::Tcp;
-use crate::session::{Front, FrontConfig, FrontError, SessionMetrics};
+use crate::session::{Front, FrontConfig, FrontError, Limits, SessionMetrics, descriptors};
 
 /// Pause before an unreachable local cluster is tried again.
 const LOCAL_RETRY: Duration = Duration::from_millis(500);
+/// How often it is looked whether the streams have sent everything.
+const SETTLE_LOOK: Duration = Duration::from_millis(20);
 /// How long the last commit of positions may take.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Fewer client connections than this are worth a warning where nobody asked for so few.
+const CONNECTIONS_FEW: usize = 200;
 
 /// Why diffluent can't run.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +68,7 @@ pub enum AppError {
 /// # Errors
 /// [`AppError`], only before the first client is served.
 pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), AppError> {
+    let limits = limits(&config.proxy)?;
     let mut registry = Registry::with_prefix("diffluent");
     let capture = Arc::new(Capture::new(config.mirror.buffer.as_usize()));
     capture.register(&mut registry);
@@ -60,7 +76,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
     session_metrics.register(&mut registry);
     let mirror_metrics = MirrorMetrics::register(&mut registry);
 
-    let status = Arc::new(Status::default());
+    let status = Arc::new(Status { shutdown: Some(shutdown.clone()), ..Status::default() });
     let address = config.admin.listen.to_string();
     let admin_port =
         TcpListener::bind(&address).await.map_err(|source| AppError::Admin { address: address.clone(), source })?;
@@ -75,7 +91,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
     let (stop_admin, admin_stopped) = watch::channel(false);
     let admin = tokio::spawn(admin::serve(admin_port, state, admin_stopped));
 
-    let result = serve(&config, &status, capture, session_metrics, mirror_metrics, shutdown).await;
+    let result = serve(&config, &status, limits, capture, session_metrics, mirror_metrics, shutdown).await;
     // Nobody listens if the admin port has failed: it is logged there.
     let _ = stop_admin.send(true);
     if let Err(error) = admin.await {
@@ -84,9 +100,46 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
     result
 }
 
+/// What clients may take, within what file descriptors allow: their limit is raised as far as it may.
+fn limits(proxy: &Proxy) -> Result<Limits, AppError> {
+    let fit = descriptors::raise();
+    let connections = match proxy.connection_limit {
+        Some(wanted) => {
+            let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+            if wanted > fit {
+                return Err(AppError::Misfit(format!(
+                    "[proxy] connection_limit = {wanted} takes {} file descriptors, and the limit of this process is enough for {fit} \
+                     connections; raise it (LimitNOFILE= of systemd, `ulimit -Hn`) or lower connection_limit",
+                    descriptors::needed(wanted)
+                )));
+            }
+            wanted
+        }
+        None => fit.min(Limits::default().connections),
+    };
+    if proxy.connection_limit.is_none() && connections < CONNECTIONS_FEW {
+        tracing::warn!(
+            connections,
+            "the limit of file descriptors allows few client connections; raise it (LimitNOFILE= of systemd, `ulimit -Hn`)"
+        );
+    } else {
+        tracing::info!(connections, "the most client connections at once");
+    }
+    Ok(Limits {
+        connections,
+        connections_per_address: proxy
+            .connection_limit_per_address
+            .map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+        first_byte_within: proxy.first_byte_timeout,
+        idle: proxy.idle_timeout,
+        in_flight: usize::try_from(proxy.in_flight_limit).unwrap_or(usize::MAX),
+    })
+}
+
 async fn serve(
     config: &Config,
     status: &Arc<Status>,
+    limits: Limits,
     capture: Arc<Capture>,
     session_metrics: Arc<SessionMetrics>,
     mirror_metrics: MirrorMetrics,
@@ -113,6 +166,7 @@ async fn serve(
             metadata.brokers.len()
         )));
     }
+    let captured = Arc::clone(&capture);
     let known = metadata.brokers.iter().map(|(id, (host, port))| (*id, host.clone(), *port)).collect();
     let front = Front::bind(
         FrontConfig {
@@ -122,6 +176,7 @@ async fn serve(
             frame_bytes_max: config.proxy.frame_limit.as_usize(),
             bootstrap_servers: servers,
             dial_timeout: config.proxy.dial_timeout,
+            limits,
         },
         known,
         capture.clone(),
@@ -137,9 +192,42 @@ async fn serve(
     let served = front.serve(shutdown).await;
     status.ports_bound.store(false, Ordering::Relaxed);
     if let Some(mirror) = status.mirror.get() {
+        if tokio::time::timeout(config.proxy.drain_timeout, settled(mirror, &captured)).await.is_err() {
+            tracing::info!("not all that was captured is in the regions yet; the next start goes on there");
+        }
         mirror.stop(STOP_DEADLINE).await;
     }
+    tracing::info!("stopped");
     Ok(served?)
+}
+
+/// Waits until the streams that are well have sent what they know of now: first until all captured batches are on their way, then until their positions are
+/// where the local log ended at that moment. What others produce meanwhile is not waited for.
+async fn settled(mirror: &Mirror, capture: &Capture) {
+    while capture.budget().level_bytes() > 0 {
+        tokio::time::sleep(SETTLE_LOOK).await;
+    }
+    let mut ends: Option<HashMap<(String, String, i32), i64>> = None;
+    loop {
+        let mut missing = HashMap::new();
+        for region in mirror.lag().await {
+            for topic in region.topics {
+                // A stream that is stalled, or whose region is down, would be waited for in vain.
+                for partition in topic.partitions.into_iter().filter(|one| one.state == State::Mirroring) {
+                    let stream = (region.region.clone(), topic.topic.clone(), partition.partition);
+                    let end = ends.as_ref().map_or(Some(partition.local_end_offset), |ends| ends.get(&stream).copied());
+                    if let Some(end) = end.filter(|end| partition.next_source_offset < *end) {
+                        missing.insert(stream, end);
+                    }
+                }
+            }
+        }
+        if missing.is_empty() {
+            return;
+        }
+        ends = Some(missing);
+        tokio::time::sleep(SETTLE_LOOK).await;
+    }
 }
 
 /// Asks the local cluster about itself until it answers.
@@ -169,10 +257,14 @@ struct Status {
     local_reached: AtomicBool,
     ports_bound: AtomicBool,
     mirror: OnceLock<Arc<Mirror>>,
+    shutdown: Option<watch::Receiver<bool>>,
 }
 
 impl Status {
     fn readiness(&self) -> Readiness {
+        if self.shutdown.as_ref().is_some_and(|shutdown| *shutdown.borrow()) {
+            return Readiness::waiting_for(["the next start: this process is stopping".to_string()]);
+        }
         let missing = [
             (&self.local_reached, "the local cluster to answer"),
             (&self.ports_bound, "the clients' ports to be bound"),

@@ -13,6 +13,9 @@ pub mod capture;
 pub mod check;
 pub mod client;
 pub mod config;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod lag;
 pub mod mirror;
 pub mod net;

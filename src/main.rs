@@ -11,6 +11,7 @@ use diffluent::config::values::duration;
 use diffluent::config::{Config, TopicPattern};
 use diffluent::operator;
 use diffluent::verify::{self, sample::parse_percent};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -133,7 +134,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match arguments.command {
+    let exit = command(&runtime, arguments.command, &config);
+    // Nothing is waited for: a name that does not resolve would hold up the end.
+    runtime.shutdown_background();
+    exit
+}
+
+fn command(runtime: &Runtime, command: Command, config: &Config) -> ExitCode {
+    match command {
         Command::Skip { region, topic, partition, offset, .. } => {
             let asked = runtime.block_on(operator::skip(&config.admin.listen, &region, &topic, partition, offset));
             match asked {
@@ -145,10 +153,10 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Command::Run { .. } => runtime.block_on(run(config)),
+        Command::Run { .. } => runtime.block_on(run(config.clone())),
         Command::Verify { region, topic, since, sample, seed, json, .. } => {
             let options = verify::Options { region, topic, since, sample_percent: sample, seed };
-            let report = match runtime.block_on(verify::run(&config, &options)) {
+            let report = match runtime.block_on(verify::run(config, &options)) {
                 Ok(report) => report,
                 Err(error) => {
                     eprintln!("{error}");
@@ -162,7 +170,7 @@ fn main() -> ExitCode {
             ExitCode::from(report.exit_code())
         }
         Command::Check { .. } => {
-            let report = runtime.block_on(diffluent::check::run(&config));
+            let report = runtime.block_on(diffluent::check::run(config));
             println!("{report}");
             ExitCode::from(report.exit_code())
         }

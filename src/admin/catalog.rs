@@ -148,6 +148,18 @@ pub const METRICS: &[Metric] = &[
     ),
     metric("diffluent_client_connections", Gauge, &[], "Client connections now"),
     metric("diffluent_client_connections_opened_total", Counter, &[], "Client connections accepted"),
+    metric(
+        "diffluent_client_connections_limit",
+        Gauge,
+        &[],
+        "Client connections that may be open: connection_limit, or fewer where file descriptors are few",
+    ),
+    metric(
+        "diffluent_client_limit_hits_total",
+        Counter,
+        &["limit"],
+        "Client connections refused, closed or (in_flight_limit) held up because of a limit, by its key in [proxy]",
+    ),
     metric("diffluent_client_requests_total", Counter, &["api"], "Requests of clients, by API"),
     metric("diffluent_client_received_bytes_total", Counter, &[], "Bytes that came from clients"),
     metric("diffluent_client_sent_bytes_total", Counter, &[], "Bytes that went to clients"),

@@ -131,6 +131,10 @@ pub(super) fn shape(file: &str, text: &str, error: serde_path_to_error::Error<to
             Some((found, expected)) => format!("{} is not {}", found.replace('`', ""), a_kind(expected)),
             None => rest.to_owned(),
         };
+    } else if let Some(rest) = message.strip_prefix("invalid value: ")
+        && let Some((found, "u32")) = rest.split_once(", expected ")
+    {
+        what = format!("{} is not {}", found.replace('`', ""), a_kind("u32"));
     } else if let Some(rest) = message.strip_prefix("unknown variant ") {
         what = rest.replace(", expected", " is not known here; it can be").replace('`', "\"");
     }
@@ -159,6 +163,7 @@ fn a_kind(expected: &str) -> String {
         "a sequence" => "a list in brackets".to_owned(),
         "a string" => "a text in quotes".to_owned(),
         "a boolean" => "true or false".to_owned(),
+        "u32" => "a whole number that makes sense here".to_owned(),
         other if other.starts_with("struct ") => "a table".to_owned(),
         other => other.to_owned(),
     }

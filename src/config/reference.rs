@@ -98,8 +98,8 @@ pub fn reference() -> String {
         "# Configuration\n\n\
          <!-- Generated from src/config/types.rs and proxy.toml: \
          `UPDATE_DOCS=1 cargo test --lib config` writes it again. -->\n\n\
-         `diffluent run proxy.toml` reads one TOML file. A key that is not on this page is an error, as is a number \
-         without its unit: the process says which line is wrong and what would be right, and exits with 64 before \
+         `diffluent run proxy.toml` reads one TOML file. A key that is not on this page is an error, as is a size \
+         or a time without its unit: the process says which line is wrong and what would be right, and exits with 64 before \
          any port is bound. `diffluent check proxy.toml` also connects to every cluster and says what works.\n\n\
          Sizes are whole numbers with `B`, `KiB`, `MiB` or `GiB`; durations with `ms`, `s`, `min` or `h`; both in \
          quotes. Addresses are `host:port`, an IPv6 address in brackets. The repository's \
@@ -130,7 +130,13 @@ pub fn reference() -> String {
 }
 
 /// Keys that may be left out and have no default.
-const OPTIONAL: [&str; 1] = ["region.topic_name"];
+const OPTIONAL: [&str; 5] = [
+    "proxy.connection_limit",
+    "proxy.connection_limit_per_address",
+    "region.topic_name",
+    "region.rate_limit",
+    "region.catch_up_rate_limit",
+];
 
 /// The least that a file must hold.
 const LEAST: &str = r#"

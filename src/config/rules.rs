@@ -20,6 +20,12 @@ const CATCH_UP_BUFFER_MIN: ByteSize = ByteSize::from_mib(1);
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// Longer waits are mistakes in the unit.
 const DURATION_MAX: Duration = Duration::from_secs(3600);
+/// Client connections are looked at once a second.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// As good as never.
+const IDLE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Far above what any client sends; each takes some memory.
+const IN_FLIGHT_MAX: u32 = 65_536;
 
 const _: () = assert!(FRAME_LIMIT_MIN.bytes() < FRAME_LIMIT_MAX.bytes());
 
@@ -54,13 +60,31 @@ fn proxy(proxy: &Proxy, found: &mut Vec<Finding>) {
             format!("{} is outside of what works: {FRAME_LIMIT_MIN} to 2047 MiB", proxy.frame_limit),
         ));
     }
+    for (key, limit) in [
+        ("proxy.connection_limit", proxy.connection_limit),
+        ("proxy.connection_limit_per_address", proxy.connection_limit_per_address),
+    ] {
+        if limit == Some(0) {
+            found.push(Finding::new(key, "0 would let no client in: at least 1, or leave it out"));
+        }
+    }
+    within("proxy.first_byte_timeout", proxy.first_byte_timeout, (LOOK_EVERY, DURATION_MAX), found);
+    within("proxy.idle_timeout", proxy.idle_timeout, (LOOK_EVERY, IDLE_MAX), found);
+    if !(1..=IN_FLIGHT_MAX).contains(&proxy.in_flight_limit) {
+        let what = format!("{} is outside of what works: 1 to {IN_FLIGHT_MAX}", proxy.in_flight_limit);
+        found.push(Finding::new("proxy.in_flight_limit", what));
+    }
     lasts("proxy.dial_timeout", proxy.dial_timeout, INTERVAL_MIN, found);
     lasts("proxy.drain_timeout", proxy.drain_timeout, Duration::ZERO, found);
 }
 
 fn lasts(key: &str, value: Duration, min: Duration, found: &mut Vec<Finding>) {
-    if value < min || value > DURATION_MAX {
-        let [value, min, max] = [value, min, DURATION_MAX].map(duration::display);
+    within(key, value, (min, DURATION_MAX), found);
+}
+
+fn within(key: &str, value: Duration, (min, max): (Duration, Duration), found: &mut Vec<Finding>) {
+    if value < min || value > max {
+        let [value, min, max] = [value, min, max].map(duration::display);
         found.push(Finding::new(key, format!("{value} is outside of what makes sense: {min} to {max}")));
     }
 }

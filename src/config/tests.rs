@@ -164,6 +164,36 @@ fn every_bad_configuration_is_refused_with_the_line_the_key_and_an_example() {
             "frame_limit = \"4 GiB\"\nbroker_ports",
             &["proxy.toml:5: proxy.frame_limit: 4 GiB is outside"],
         ),
+        (
+            "broker_ports",
+            "connection_limit = 0\nbroker_ports",
+            &["proxy.toml:5: proxy.connection_limit: 0 would let no client in", "connection_limit = 20000"],
+        ),
+        (
+            "broker_ports",
+            "connection_limit = -1\nbroker_ports",
+            &["proxy.toml:5: proxy.connection_limit: integer -1 is not a whole number that makes sense here"],
+        ),
+        (
+            "broker_ports",
+            "connection_limit_per_address = \"9\"\nbroker_ports",
+            &["proxy.connection_limit_per_address: string \"9\" is not a whole number that makes sense here"],
+        ),
+        (
+            "broker_ports",
+            "in_flight_limit = 0\nbroker_ports",
+            &["proxy.in_flight_limit: 0 is outside of what works: 1 to 65536"],
+        ),
+        (
+            "broker_ports",
+            "idle_timeout = \"10 ms\"\nbroker_ports",
+            &["proxy.idle_timeout: 10 ms is outside of what makes sense: 1 s to 720 h", "idle_timeout = \"11 min\""],
+        ),
+        (
+            "broker_ports",
+            "first_byte_timeout = \"2 h\"\nbroker_ports",
+            &["proxy.first_byte_timeout: 2 h is outside of what makes sense: 1 s to 1 h"],
+        ),
         ("broker_ports", "dial_timeout = \"2 h\"\nbroker_ports", &["proxy.dial_timeout: 2 h is outside"]),
         ("[local]", "[local", &["proxy.toml:7: this is not TOML"]),
         ("name = \"eu\"", "name = eu", &["proxy.toml:2: this is not TOML", "name = eu"]),

@@ -48,6 +48,23 @@ pub struct Proxy {
     /// (100 MiB unless changed), so that the broker, not the proxy, is the one that says no.
     #[serde(default = "Proxy::default_frame_limit")]
     pub frame_limit: ByteSize,
+    /// The most client connections at once. One more is closed as soon as it is there. Each takes two file descriptors. Left out: 20,000, or as many as the
+    /// limit of file descriptors allows; where a number is set, a limit that does not allow it is an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_limit: Option<u32>,
+    /// The most client connections at once from one address. Left out, there is no limit: many clients may share an address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_limit_per_address: Option<u32>,
+    /// How long a client may take to send its first byte.
+    #[serde(default = "Proxy::default_first_byte_timeout", with = "duration")]
+    pub first_byte_timeout: Duration,
+    /// How long a client connection may be silent while no request waits for its answer. A little above the brokers' `connections.max.idle.ms` (10 minutes
+    /// unless changed), so that the broker, not the proxy, is the one that ends it.
+    #[serde(default = "Proxy::default_idle_timeout", with = "duration")]
+    pub idle_timeout: Duration,
+    /// The most requests of one client connection that wait for their answers. A client with more is not read until one is answered; none is refused.
+    #[serde(default = "Proxy::default_in_flight_limit")]
+    pub in_flight_limit: u32,
     /// How long connecting to a broker may take, of the local cluster and of the regions.
     #[serde(default = "Proxy::default_dial_timeout", with = "duration")]
     pub dial_timeout: Duration,
@@ -59,6 +76,18 @@ pub struct Proxy {
 impl Proxy {
     fn default_frame_limit() -> ByteSize {
         ByteSize::from_mib(101)
+    }
+
+    fn default_first_byte_timeout() -> Duration {
+        Duration::from_secs(60)
+    }
+
+    fn default_idle_timeout() -> Duration {
+        Duration::from_secs(11 * 60)
+    }
+
+    fn default_in_flight_limit() -> u32 {
+        1024
     }
 
     fn default_dial_timeout() -> Duration {

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,8 +15,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, error, info, warn};
 
 use super::brokers::Brokers;
+use super::in_flight::InFlight;
+use super::limits::{Admission, Admitted, Limit, Limits};
 use super::metrics::SessionMetrics;
 use super::relay::{Shared, relay, stopped};
+use super::watch::Watch;
 use crate::capture::Capture;
 use crate::net::{Bound, DialError, Listener, Stream, dial, listen};
 
@@ -40,6 +44,8 @@ pub struct FrontConfig {
     pub bootstrap_servers: Vec<String>,
     /// How long a connection to a local broker may take to come about, all of its addresses together.
     pub dial_timeout: Duration,
+    /// What clients may take.
+    pub limits: Limits,
 }
 
 /// Why there is no front.
@@ -83,6 +89,9 @@ struct Context {
     bootstrap_servers: Vec<(String, u16)>,
     dial_timeout: Duration,
     rotation: AtomicUsize,
+    in_flight_max: usize,
+    admission: Arc<Admission>,
+    watch: Watch,
 }
 
 /// Who a port stands for.
@@ -117,9 +126,18 @@ impl Front {
         }
         let bootstrap = Bound::bind(listen).map_err(|source| FrontError::Bind { address: listen, source })?;
         brokers.set_bootstrap_port(bootstrap.address().port());
+        metrics.set_connections_limit(config.limits.connections);
+        let admission = Admission::new(&config.limits, Arc::clone(&metrics));
         let shared = Shared::new(brokers, capture, metrics, config.frame_bytes_max);
-        let context =
-            Context { shared, bootstrap_servers, dial_timeout: config.dial_timeout, rotation: AtomicUsize::new(0) };
+        let context = Context {
+            shared,
+            bootstrap_servers,
+            dial_timeout: config.dial_timeout,
+            rotation: AtomicUsize::new(0),
+            in_flight_max: config.limits.in_flight,
+            admission,
+            watch: Watch::new(&config.limits),
+        };
         Ok(Self { bootstrap, drain_within: DRAIN_WITHIN, context: Arc::new(context) })
     }
 
@@ -161,6 +179,7 @@ impl Front {
         start(&mut ports, bootstrap, Target::Any).map_err(FrontError::Accept)?;
         info!(%address, brokers = brokers.routes().len(), "clients are served");
         let mut stop = shutdown.clone();
+        let mut watching = pin!(context.watch.run(&context.shared.metrics));
         loop {
             tokio::select! {
                 () = brokers.arrived.notified() => {
@@ -170,6 +189,7 @@ impl Front {
                         }
                     }
                 }
+                () = &mut watching => {}
                 () = stopped(&mut stop) => break,
             }
         }
@@ -214,7 +234,12 @@ async fn accept(
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     refused = false;
-                    sessions.spawn(serve(Arc::clone(&context), stream, peer, target, shutdown.clone()));
+                    let Some(admitted) = context.admission.admit(peer.ip()) else { continue };
+                    let (number, activity) = context.watch.begin();
+                    let in_flight = Arc::new(InFlight::new(context.in_flight_max, activity));
+                    let counted = Counted::new(Arc::clone(&context), number, Arc::clone(&in_flight), admitted);
+                    let session = sessions.spawn(serve(counted, stream, peer, target, shutdown.clone()));
+                    context.watch.add(number, peer, in_flight, session);
                 }
                 // A client that went away while it waited.
                 Err(error) if super::is_expected_io_error(&error) => {}
@@ -238,29 +263,39 @@ async fn accept(
     }
 }
 
-/// Counts a connection until it ends, however it ends.
-struct Counted<'a> {
-    metrics: &'a SessionMetrics,
+/// Counts a connection until it ends, however it ends, and gives back its place.
+struct Counted {
+    context: Arc<Context>,
+    number: u64,
+    in_flight: Arc<InFlight>,
     reason: &'static str,
+    _admitted: Admitted,
 }
 
-impl Drop for Counted<'_> {
+impl Counted {
+    fn new(context: Arc<Context>, number: u64, in_flight: Arc<InFlight>, admitted: Admitted) -> Self {
+        context.shared.metrics.opened();
+        Self { context, number, in_flight, reason: "aborted", _admitted: admitted }
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.metrics.ended(self.reason);
+        let reason = self.in_flight.over().map_or(self.reason, Limit::as_str);
+        self.context.shared.metrics.ended(reason);
+        self.context.watch.remove(self.number);
     }
 }
 
 /// One client connection from accept to end. The one place where its failure is logged.
 async fn serve(
-    context: Arc<Context>,
+    mut counted: Counted,
     client: Stream,
     peer: SocketAddr,
     target: Target,
     shutdown: watch::Receiver<bool>,
 ) {
-    let metrics = Arc::clone(&context.shared.metrics);
-    metrics.opened();
-    let mut counted = Counted { metrics: &metrics, reason: "aborted" };
+    let (context, in_flight) = (Arc::clone(&counted.context), Arc::clone(&counted.in_flight));
     let (broker, node_id) = match context.dial(target).await {
         Ok(dialed) => dialed,
         Err(error) => {
@@ -269,7 +304,7 @@ async fn serve(
             return;
         }
     };
-    match relay(&context.shared, client, broker, node_id, shutdown).await {
+    match relay(&context.shared, client, broker, node_id, &in_flight, shutdown).await {
         Ok(ending) => {
             counted.reason = ending.reason();
             debug!(%peer, node_id, reason = counted.reason, "client connection ended");

@@ -5,15 +5,14 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::limits::Limit;
+use super::watch::Activity;
 use crate::capture::{Segments, TopicRef};
 use crate::wire::header::RequestHeader;
-
-/// Requests of one connection on their way. Clients have 5 to some hundred; a broker takes them one at a time.
-pub(super) const IN_FLIGHT_MAX: usize = 1024;
 
 /// A record batch that was forwarded and waits for its offset.
 #[derive(Debug)]
@@ -40,17 +39,34 @@ struct Queue {
 }
 
 /// The queue, shared by the two directions of one session. Both run in one task, so the lock is never contended.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct InFlight {
+    requests_max: usize,
     queue: Mutex<Queue>,
     /// Wakes the requests' side, which waits for room.
     pub wake: Notify,
     /// Wakes the answers' side, which has to look whether all is answered.
     pub drain_asked: Notify,
     draining: AtomicBool,
+    /// When bytes moved, for the limits of time.
+    pub activity: Activity,
+    over: OnceLock<Limit>,
 }
 
 impl InFlight {
+    /// An empty queue for `requests_max` requests. Clients have 5 to some hundred; a broker takes them one at a time.
+    pub fn new(requests_max: usize, activity: Activity) -> Self {
+        Self {
+            requests_max,
+            queue: Mutex::default(),
+            wake: Notify::new(),
+            drain_asked: Notify::new(),
+            draining: AtomicBool::new(false),
+            activity,
+            over: OnceLock::new(),
+        }
+    }
+
     fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -74,7 +90,7 @@ impl InFlight {
     /// The oldest request.
     pub fn pop(&self) -> Option<Expected> {
         let mut queue = self.queue();
-        let was_full = queue.expected.len() >= IN_FLIGHT_MAX;
+        let was_full = queue.expected.len() >= self.requests_max;
         let expected = queue.expected.pop_front();
         queue.popped += u64::from(expected.is_some());
         drop(queue);
@@ -91,7 +107,7 @@ impl InFlight {
 
     /// Whether there is no room.
     pub fn is_full(&self) -> bool {
-        self.queue().expected.len() >= IN_FLIGHT_MAX
+        self.queue().expected.len() >= self.requests_max
     }
 
     /// Whether all is answered.
@@ -108,5 +124,16 @@ impl InFlight {
     /// Whether [`InFlight::drain`] was called.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// The session is being ended because of this limit.
+    pub fn set_over(&self, limit: Limit) {
+        // The first reason stays.
+        let _ = self.over.set(limit);
+    }
+
+    /// The limit that has ended the session.
+    pub fn over(&self) -> Option<Limit> {
+        self.over.get().copied()
     }
 }

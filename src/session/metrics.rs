@@ -6,11 +6,17 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::limits::Limit;
 use crate::wire::versions::{API_NAMES, OTHER_API};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ApiLabel {
     api: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabel {
+    limit: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -29,11 +35,18 @@ pub struct SessionMetrics {
     received_bytes: Counter,
     sent_bytes: Counter,
     closed: Family<ReasonLabel, Counter>,
+    connections_limit: Gauge,
+    limit_hits: Family<LimitLabel, Counter>,
 }
 
 impl Default for SessionMetrics {
     fn default() -> Self {
         let requests = Family::<ApiLabel, Counter>::default();
+        let limit_hits = Family::<LimitLabel, Counter>::default();
+        for limit in Limit::ALL {
+            // Shown from the start, so that an alarm has something to compare with.
+            let _ = limit_hits.get_or_create(&LimitLabel { limit: limit.as_str() });
+        }
         let handle = |api| requests.get_or_create(&ApiLabel { api }).clone();
         Self {
             connections: Gauge::default(),
@@ -44,6 +57,8 @@ impl Default for SessionMetrics {
             received_bytes: Counter::default(),
             sent_bytes: Counter::default(),
             closed: Family::default(),
+            connections_limit: Gauge::default(),
+            limit_hits,
         }
     }
 }
@@ -62,6 +77,16 @@ impl SessionMetrics {
         registry.register("client_received_bytes", "Bytes received from clients", self.received_bytes.clone());
         registry.register("client_sent_bytes", "Bytes sent to clients", self.sent_bytes.clone());
         registry.register("client_closed", "Client connections that have ended, by reason", self.closed.clone());
+        registry.register(
+            "client_connections_limit",
+            "Client connections that may be open: connection_limit, or fewer where file descriptors are few",
+            self.connections_limit.clone(),
+        );
+        registry.register(
+            "client_limit_hits",
+            "Client connections refused, closed or (in_flight_limit) held up because of a limit, by its key in [proxy]",
+            self.limit_hits.clone(),
+        );
     }
 
     /// Client connections that are open now.
@@ -82,6 +107,19 @@ impl SessionMetrics {
     /// Connections that have ended for this reason.
     pub fn closed(&self, reason: &'static str) -> u64 {
         self.closed.get_or_create(&ReasonLabel { reason }).get()
+    }
+
+    pub(super) fn set_connections_limit(&self, connections: usize) {
+        self.connections_limit.set(i64::try_from(connections).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn limit_hit(&self, limit: Limit) {
+        self.limit_hits.get_or_create(&LimitLabel { limit: limit.as_str() }).inc();
+    }
+
+    #[cfg(test)]
+    pub(super) fn limit_hits(&self, limit: Limit) -> u64 {
+        self.limit_hits.get_or_create(&LimitLabel { limit: limit.as_str() }).get()
     }
 
     pub(super) fn opened(&self) {

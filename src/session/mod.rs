@@ -11,12 +11,17 @@ mod answers;
 mod brokers;
 mod buffers;
 mod capturing;
+pub mod descriptors;
 mod error;
 mod front;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod in_flight;
+mod limits;
 mod metrics;
 mod relay;
 mod requests;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -24,5 +29,6 @@ mod tests;
 pub use brokers::{Brokers, Route};
 pub use error::{SessionError, is_expected_io_error};
 pub use front::{Front, FrontConfig, FrontError};
+pub use limits::Limits;
 pub use metrics::SessionMetrics;
-pub use relay::{Ending, Shared, relay};
+pub use relay::{Ending, Shared, serve_pair};

@@ -20,8 +20,10 @@ use super::buffers::{BufferPool, CHUNK_BYTES, Chunk};
 use super::capturing::Capturing;
 use super::error::SessionError;
 use super::in_flight::InFlight;
+use super::limits::Limit;
 use super::metrics::SessionMetrics;
 use super::requests::{Requests, Stop};
+use super::watch::Activity;
 use crate::capture::Capture;
 use crate::net::Link;
 
@@ -78,19 +80,32 @@ impl Ending {
 }
 
 /// Forwards between a client and the broker `node_id` (-1: not known which) until one of them is done, or `shutdown` is true and all
-/// requests are answered.
+/// requests are answered. For connections that somebody else has accepted and made, a simulation for instance: no limit of time holds here.
 ///
 /// # Errors
 /// What went wrong on either side, or with what the client sent.
-pub async fn relay<C: Link, B: Link>(
+pub async fn serve_pair<C: Link, B: Link>(
     shared: &Shared,
     client: C,
     broker: B,
     node_id: i32,
+    requests_max: usize,
+    shutdown: watch::Receiver<bool>,
+) -> Result<Ending, SessionError> {
+    let in_flight = InFlight::new(requests_max, Activity::default());
+    relay(shared, client, broker, node_id, &in_flight, shutdown).await
+}
+
+/// Forwards as [`serve_pair`] says, under the limits that watch `in_flight`.
+pub(super) async fn relay<C: Link, B: Link>(
+    shared: &Shared,
+    client: C,
+    broker: B,
+    node_id: i32,
+    in_flight: &InFlight,
     shutdown: watch::Receiver<bool>,
 ) -> Result<Ending, SessionError> {
     let connection = shared.capture.next_connection();
-    let in_flight = InFlight::default();
     let capturing = Capturing::new(Arc::clone(&shared.capture), node_id >= 0);
     let mut requests = Requests::new(shared.frame_bytes_max, capturing);
     let mut answers = Answers::new(node_id, connection, Arc::clone(&shared.brokers), Arc::clone(&shared.capture));
@@ -98,9 +113,8 @@ pub async fn relay<C: Link, B: Link>(
     let (mut broker_reader, mut broker_writer) = tokio::io::split(broker);
 
     let result = {
-        let forward =
-            pin!(forward(shared, &mut requests, &mut client_reader, &mut broker_writer, &in_flight, shutdown));
-        let answer = pin!(answer(shared, &mut answers, &mut broker_reader, &mut client_writer, &in_flight));
+        let forward = pin!(forward(shared, &mut requests, &mut client_reader, &mut broker_writer, in_flight, shutdown));
+        let answer = pin!(answer(shared, &mut answers, &mut broker_reader, &mut client_writer, in_flight));
         both(forward, answer).await
     };
 
@@ -162,6 +176,7 @@ async fn forward(
             }
         };
         shared.metrics.received(filled - carry.len());
+        in_flight.activity.received();
         if filled == carry.len() {
             // The client has said all it had to say, but may still want its answers.
             broker.shutdown().await.map_err(SessionError::Broker)?;
@@ -180,6 +195,7 @@ async fn forward(
                 None => break,
                 Some(Stop::Bad(bad)) => return Err(SessionError::BadInput(bad)),
                 Some(Stop::Full) => {
+                    shared.metrics.limit_hit(Limit::InFlight);
                     requests.capturing.keep_copies(&chunk, in_flight);
                     broker.flush().await.map_err(SessionError::Broker)?;
                     while in_flight.is_full() {
@@ -220,7 +236,9 @@ async fn answer(
         }
         let mut out = Out::default();
         let walked = answers.walk(chunk.get_mut(..filled).unwrap_or_default(), in_flight, &mut out);
+        in_flight.activity.writing(true);
         let written = write_pieces(&out, &chunk, client, &shared.metrics).await;
+        in_flight.activity.writing(false);
         // Also when the client is gone: the local log has the batches.
         for produced in out.produced {
             shared.capture.offer(produced);

@@ -175,6 +175,11 @@ pub struct UvarintReader {
 }
 
 impl UvarintReader {
+    /// Whether a value's first bytes were taken, and not yet its last.
+    pub fn is_begun(&self) -> bool {
+        self.bytes > 0
+    }
+
     /// Takes one byte; the value once it is complete. After that, or after an error, the reader starts anew.
     pub fn push(&mut self, byte: u8) -> Result<Option<u32>, ReadError> {
         let bits = u32::from(byte & 0x7f);

@@ -23,9 +23,9 @@ const ARRAY_TAIL_BYTES_MIN: usize = 1 + 4 + 1 + 4 + 1 + 1 + 1;
 enum Step {
     Skim,
     TagCount,
-    TagNumber,
-    TagSize,
-    Blank(usize),
+    TagNumber { fields_left: u32 },
+    TagSize { fields_left: u32, endpoints: bool },
+    TagData { fields_left: u32, endpoints: bool, bytes_left: usize },
     ArrayCount,
     Array { prefix: [u8; 8], prefix_bytes: usize, at: usize },
     Done,
@@ -93,24 +93,32 @@ impl Blanker {
             self.step = match self.step {
                 Step::Skim | Step::Done => return Ok(()),
                 Step::TagCount => match self.uvarint.push(*byte)? {
-                    Some(0) => Step::Done,
-                    Some(_) => Step::TagNumber,
+                    Some(count) => next_field(count),
                     None => Step::TagCount,
                 },
-                Step::TagNumber if *byte == 0 => {
+                // Numbers ascend, so the field comes first; but a client would read it anywhere.
+                Step::TagNumber { fields_left } if *byte == 0 && !self.uvarint.is_begun() => {
                     *byte = TAG_UNKNOWN;
-                    Step::TagSize
+                    Step::TagSize { fields_left, endpoints: true }
                 }
-                // Numbers ascend, so the field is not there.
-                Step::TagNumber => Step::Done,
-                Step::TagSize => match self.uvarint.push(*byte)? {
-                    Some(0) => Step::Done,
-                    Some(size) => Step::Blank(to_usize(size)),
-                    None => Step::TagSize,
+                Step::TagNumber { fields_left } => match self.uvarint.push(*byte)? {
+                    Some(0) => return Err(ReadError::Malformed("a padded field number")),
+                    Some(_) => Step::TagSize { fields_left, endpoints: false },
+                    None => Step::TagNumber { fields_left },
                 },
-                Step::Blank(left) => {
-                    *byte = 0;
-                    if left > 1 { Step::Blank(left - 1) } else { Step::Done }
+                Step::TagSize { fields_left, endpoints } => match self.uvarint.push(*byte)? {
+                    Some(0) => next_field(fields_left),
+                    Some(size) => Step::TagData { fields_left, endpoints, bytes_left: to_usize(size) },
+                    None => Step::TagSize { fields_left, endpoints },
+                },
+                Step::TagData { fields_left, endpoints, bytes_left } => {
+                    if endpoints {
+                        *byte = 0;
+                    }
+                    match bytes_left {
+                        0 | 1 => next_field(fields_left),
+                        _ => Step::TagData { fields_left, endpoints, bytes_left: bytes_left - 1 },
+                    }
                 }
                 Step::ArrayCount if *byte <= 1 => Step::Done,
                 Step::ArrayCount => {
@@ -130,6 +138,11 @@ impl Blanker {
         }
         Ok(())
     }
+}
+
+/// What comes behind a field, or behind the count, with so many fields to come.
+fn next_field(fields: u32) -> Step {
+    fields.checked_sub(1).map_or(Step::Done, |fields_left| Step::TagNumber { fields_left })
 }
 
 /// The first bytes of a tail of `tail_bytes` that says: no endpoints; one unknown tagged field up to the end.

@@ -24,6 +24,3 @@ pub mod share;
 pub mod skim;
 pub mod splice;
 pub mod versions;
-
-#[cfg(test)]
-mod reference_tests;

@@ -97,12 +97,7 @@ mod tests {
     use super::*;
     use kafka_protocol::indexmap::IndexMap;
     use kafka_protocol::protocol::StrBytes;
-    use kafka_protocol::records::{
-        Compression, Record, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
-    };
-    use proptest::prelude::*;
-
-    use crate::wire::batch::{Identity, rewritten_header};
+    use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 
     fn record(offset: i64, timestamp: i64, value: Option<Vec<u8>>) -> Record {
         let mut headers = IndexMap::new();
@@ -131,50 +126,6 @@ mod tests {
         let bytes = bytes.freeze();
         let header = BatchHeader::decode(bytes.first_chunk().expect("a header")).expect("decodes");
         (header, bytes.slice(HEADER_LEN..))
-    }
-
-    proptest! {
-        #[test]
-        fn a_renumbered_batch_holds_the_same_records_without_holes(
-            gaps in prop::collection::vec(1_i64..300, 1..60),
-            timestamps in prop::collection::vec(0_i64..1 << 41, 60),
-            values in prop::collection::vec(prop::option::of(prop::collection::vec(any::<u8>(), 0..200)), 60),
-            codec in 0_usize..5,
-        ) {
-            let codecs = [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
-            let mut offset = 1_000;
-            let records: Vec<Record> = (gaps.iter().zip(timestamps).zip(values))
-                .map(|((gap, timestamp), value)| {
-                    offset += gap;
-                    record(offset, timestamp, value)
-                })
-                .collect();
-            let (header, bytes) = batch(&records, codecs[codec]);
-            let (dense, packed) = renumber(&header, &bytes).expect("renumbers");
-            prop_assert!(!dense.has_holes());
-            prop_assert_eq!(dense.total_len(), HEADER_LEN + packed.len());
-            let identity = Identity { producer_id: 1 << 62, producer_epoch: 0, base_sequence: 0 };
-            let mut sent = rewritten_header(&dense, identity, std::iter::once(&packed[..])).to_vec();
-            sent.extend_from_slice(&packed);
-            let decoded = RecordBatchDecoder::decode(&mut Bytes::from(sent)).expect("a batch with a valid checksum");
-            prop_assert_eq!(decoded.records.len(), records.len());
-            for (at, (got, expected)) in decoded.records.iter().zip(&records).enumerate() {
-                prop_assert_eq!(got.offset, at as i64);
-                prop_assert_eq!(
-                    (got.timestamp, &got.key, &got.value, &got.headers),
-                    (expected.timestamp, &expected.key, &expected.value, &expected.headers)
-                );
-            }
-        }
-
-        #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), count in 0_i32..100, codec in 0_i16..8) {
-            let (header, _) = batch(&[record(0, 0, None)], Compression::None);
-            let header = BatchHeader { record_count: count, attributes: codec, ..header };
-            if let Ok((dense, packed)) = renumber(&header, &bytes) {
-                prop_assert_eq!(dense.total_len(), HEADER_LEN + packed.len());
-            }
-        }
     }
 
     #[test]

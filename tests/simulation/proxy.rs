@@ -9,7 +9,7 @@ use diffluent::config::Config;
 use diffluent::lag::RegionLag;
 use diffluent::mirror::Mirror;
 use diffluent::mirror::metrics::MirrorMetrics;
-use diffluent::session::{Brokers, Shared, relay};
+use diffluent::session::{Brokers, Shared, serve_pair};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -89,7 +89,7 @@ pub async fn run(plan: Arc<Plan>, cluster: usize, seen: Seen) -> turmoil::Result
                     if let Ok(broker) = dial(&broker_host(cluster, node_id), 9092, DIAL_TIMEOUT).await {
                         let (client, broker) = (SimulatedLink(client), SimulatedLink(broker));
                         // How a session ends is its client's to see.
-                        let _ = relay(&shared, client, broker, node_id, shutdown).await;
+                        let _ = serve_pair(&shared, client, broker, node_id, 1024, shutdown).await;
                     }
                 });
                 while sessions.try_join_next().is_some() {}

@@ -14,7 +14,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::super::buffers::CHUNK_BYTES;
+use super::super::in_flight::InFlight;
 use super::super::relay::{Shared, relay};
+use super::super::watch::Activity;
 use super::*;
 use crate::capture::{Route, Routes};
 use crate::mirror::inbox::Inbox;
@@ -39,7 +41,10 @@ fn capturing(budget: usize, node_id: i32) -> Capturing {
     let (broker, broker_side) = duplex(1 << 20);
     let (shutdown, stop) = watch::channel(false);
     let context = Arc::clone(&shared);
-    tokio::spawn(async move { relay(&context, client_side, broker_side, node_id, stop).await });
+    tokio::spawn(async move {
+        let in_flight = InFlight::new(1024, Activity::default());
+        relay(&context, client_side, broker_side, node_id, &in_flight, stop).await
+    });
     Capturing { client, broker, shared, inbox, _shutdown: shutdown }
 }
 

@@ -6,7 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::super::{Front, FrontConfig, FrontError, SessionMetrics};
+use super::super::{Front, FrontConfig, FrontError, Limits, SessionMetrics};
 use super::*;
 
 /// A broker that answers every Metadata v0 request with a fixed list, and tells who it is at the end.
@@ -40,6 +40,7 @@ fn front(bootstrap: &[SocketAddr], known: Vec<(i32, String, u16)>) -> Running {
         frame_bytes_max: 1 << 20,
         bootstrap_servers: bootstrap.iter().map(SocketAddr::to_string).collect(),
         dial_timeout: Duration::from_secs(5),
+        limits: Limits::default(),
     };
     let metrics = Arc::new(SessionMetrics::default());
     let front = Front::bind(config, known, Arc::new(Capture::new(0)), Arc::clone(&metrics)).unwrap();
@@ -139,6 +140,7 @@ async fn a_port_that_is_taken_is_named() {
         frame_bytes_max: 1 << 20,
         bootstrap_servers: vec!["localhost:9092".to_owned()],
         dial_timeout: Duration::from_secs(1),
+        limits: Limits::default(),
     };
     let bind = |config| Front::bind(config, vec![], Arc::new(Capture::new(0)), Arc::default());
     let error = bind(config.clone()).unwrap_err();

@@ -5,10 +5,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::super::error::SessionError;
-use super::super::in_flight::IN_FLIGHT_MAX;
+use super::super::in_flight::InFlight;
 use super::super::relay::{Ending, Shared, relay};
+use super::super::watch::Activity;
 use super::*;
 use crate::wire::frame::BadInput;
+
+const IN_FLIGHT_MAX: usize = 1024;
 
 struct Session {
     client: DuplexStream,
@@ -27,7 +30,10 @@ fn session_with(shared: Arc<Shared>) -> Session {
     let (broker, broker_side) = duplex(1 << 20);
     let (shutdown, stop) = watch::channel(false);
     let context = Arc::clone(&shared);
-    let task = tokio::spawn(async move { relay(&context, client_side, broker_side, 1, stop).await });
+    let task = tokio::spawn(async move {
+        let in_flight = InFlight::new(IN_FLIGHT_MAX, Activity::default());
+        relay(&context, client_side, broker_side, 1, &in_flight, stop).await
+    });
     Session { client, broker, shared, shutdown, task }
 }
 

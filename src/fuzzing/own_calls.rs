@@ -1,0 +1,53 @@
+//! What clusters answer to diffluent's own calls: a shape that was checked is safe to decode.
+
+use arbitrary::{Result, Unstructured};
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::*;
+use kafka_protocol::protocol::{Decodable, Encodable};
+
+use super::messages::{self, broken, rest};
+use crate::client::apis::Call;
+use crate::wire::shape;
+
+/// Checks and decodes; bytes that only cost a decoder memory, were it to believe them, don't get to it.
+fn checked<R: Call>(u: &mut Unstructured<'_>, valid: Option<R::Answer>) -> Result<()>
+where
+    R::Answer: Encodable + Default + std::fmt::Debug + PartialEq,
+{
+    let mut encoded = BytesMut::new();
+    let valid = valid.unwrap_or_default();
+    valid.encode(&mut encoded, R::VERSION).expect("an answer of this version");
+    let encoded = encoded.freeze();
+    shape::check(R::SHAPE, &encoded).unwrap_or_else(|error| panic!("a valid {} answer: {error}", R::NAME));
+    assert_eq!(R::Answer::decode(&mut encoded.clone(), R::VERSION).expect("decodes"), valid);
+    let bytes = if u.arbitrary()? { broken(u, encoded.to_vec())? } else { rest(u)?.to_vec() };
+    if shape::check(R::SHAPE, &bytes).is_ok() {
+        // Not more than its own size, give or take what a Rust struct is larger than its encoding; an abort would show here.
+        let _ = R::Answer::decode(&mut Bytes::from(bytes), R::VERSION);
+    }
+    Ok(())
+}
+
+pub(super) fn answer(u: &mut Unstructured<'_>) -> Result<()> {
+    match u.int_in_range(0..=10)? {
+        0 => {
+            let mut answer = messages::produce_answer(u, 9)?;
+            answer.node_endpoints.clear();
+            checked::<ProduceRequest>(u, Some(answer))
+        }
+        1 => checked::<FetchRequest>(u, None),
+        2 => checked::<ListOffsetsRequest>(u, None),
+        3 => {
+            let mut answer = messages::metadata(u, 12)?;
+            answer.error_code = 0;
+            checked::<MetadataRequest>(u, Some(answer))
+        }
+        4 => checked::<OffsetCommitRequest>(u, None),
+        5 => checked::<OffsetFetchRequest>(u, None),
+        6 => checked::<FindCoordinatorRequest>(u, None),
+        7 => checked::<CreateTopicsRequest>(u, None),
+        8 => checked::<OffsetForLeaderEpochRequest>(u, None),
+        9 => checked::<CreatePartitionsRequest>(u, None),
+        _ => checked::<DescribeProducersRequest>(u, None),
+    }
+}
