@@ -13,6 +13,7 @@ pub mod capture;
 pub mod check;
 pub mod client;
 pub mod config;
+pub mod journal;
 pub mod lag;
 pub mod mirror;
 pub mod net;
