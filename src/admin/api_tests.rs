@@ -222,7 +222,10 @@ async fn the_stream_tells_a_summary_without_topics_at_once_and_again_and_ends_wi
             let summary: Value = serde_json::from_str(data).unwrap();
             let document = document();
             fits(&summary, &document["components"]["schemas"]["Summary"], &document, "/stream");
-            assert_eq!((&summary["level"], &summary["headline"]), (&json!("bad"), &json!("ap: 1 of 1 streams stalled.")));
+            assert_eq!(
+                (&summary["level"], &summary["headline"]),
+                (&json!("bad"), &json!("ap: 1 of 1 streams stalled."))
+            );
             told.push(summary);
         }
     }
