@@ -23,10 +23,11 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::admin::{self, AdminState, Commands, LagFuture, LagSource, Readiness, SkipFuture};
+use crate::admin::{self, AdminState, ClusterView, Commands, LagFuture, LagSource, Readiness, SkipFuture};
 use crate::capture::Capture;
 use crate::client::cluster::{Cluster, Metadata};
 use crate::config::{Config, Proxy};
+use crate::journal::{Journal, Kind};
 use crate::lag::State;
 use crate::mirror::metrics::MirrorMetrics;
 use crate::mirror::progress::Partition;
@@ -76,22 +77,28 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
     session_metrics.register(&mut registry);
     let mirror_metrics = MirrorMetrics::register(&mut registry);
 
+    let journal = Arc::new(Journal::default());
+    journal.note(Kind::Started, concat!("diffluent ", env!("CARGO_PKG_VERSION"), " started"));
     let status = Arc::new(Status { shutdown: Some(shutdown.clone()), ..Status::default() });
     let address = config.admin.listen.to_string();
     let admin_port =
         TcpListener::bind(&address).await.map_err(|source| AppError::Admin { address: address.clone(), source })?;
-    let ready = status.clone();
+    let (ready, known) = (status.clone(), status.clone());
     let state = AdminState {
         lag: status.clone(),
         commands: status.clone(),
         ready: Arc::new(move || ready.readiness()),
         registry: Arc::new(registry),
+        clusters: Arc::new(move || known.clusters()),
+        journal: journal.clone(),
+        config: Arc::new(admin::redacted(&config)),
+        partition_metrics: config.admin.partition_metrics,
         version: env!("CARGO_PKG_VERSION"),
     };
     let (stop_admin, admin_stopped) = watch::channel(false);
     let admin = tokio::spawn(admin::serve(admin_port, state, admin_stopped));
 
-    let result = serve(&config, &status, limits, capture, session_metrics, mirror_metrics, shutdown).await;
+    let result = serve(&config, &status, limits, capture, session_metrics, mirror_metrics, &journal, shutdown).await;
     // Nobody listens if the admin port has failed: it is logged there.
     let _ = stop_admin.send(true);
     if let Err(error) = admin.await {
@@ -143,6 +150,7 @@ async fn serve(
     capture: Arc<Capture>,
     session_metrics: Arc<SessionMetrics>,
     mirror_metrics: MirrorMetrics,
+    journal: &Arc<Journal>,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), AppError> {
     let servers: Vec<String> = config.local.bootstrap_servers.iter().map(ToString::to_string).collect();
@@ -154,11 +162,13 @@ async fn serve(
         mirror_metrics.traffic("local"),
     );
     let metadata = tokio::select! {
-        metadata = reach(&local) => metadata,
+        metadata = reach(&local, journal) => metadata,
         // The sender is the signal handler: it is there as long as the process.
         _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
     };
     status.local_reached.store(true, Ordering::Relaxed);
+    // Set once, here.
+    let _ = status.local.set(local.clone());
     if metadata.brokers.len() > config.proxy.broker_ports.count() {
         return Err(AppError::Misfit(format!(
             "[proxy] broker_ports = \"{}\": the local cluster has {} brokers, and each needs a port; widen the range",
@@ -184,13 +194,14 @@ async fn serve(
     )?
     .drain_within(config.proxy.drain_timeout);
     if config.mirror.enabled {
-        let mirror = Arc::new(Mirror::start(config, &|_| Arc::new(Tcp), local, capture, &mirror_metrics));
+        let mirror = Arc::new(Mirror::start(config, &|_| Arc::new(Tcp), local, capture, &mirror_metrics, journal));
         // Set once, here.
         let _ = status.mirror.set(mirror);
     }
     status.ports_bound.store(true, Ordering::Relaxed);
     let served = front.serve(shutdown).await;
     status.ports_bound.store(false, Ordering::Relaxed);
+    journal.note(Kind::Stopping, "stopping: clients are no longer served; the last positions are committed");
     if let Some(mirror) = status.mirror.get() {
         if tokio::time::timeout(config.proxy.drain_timeout, settled(mirror, &captured)).await.is_err() {
             tracing::info!("not all that was captured is in the regions yet; the next start goes on there");
@@ -231,19 +242,24 @@ async fn settled(mirror: &Mirror, capture: &Capture) {
 }
 
 /// Asks the local cluster about itself until it answers.
-async fn reach(local: &Cluster) -> Arc<Metadata> {
+async fn reach(local: &Cluster, journal: &Journal) -> Arc<Metadata> {
     let mut told = false;
     loop {
         match local.refresh().await {
             Ok(metadata) if !metadata.brokers.is_empty() => {
                 tracing::info!(cluster_id = %metadata.cluster_id, brokers = metadata.brokers.len(),
                     topics = metadata.topics.len(), "the local cluster is reached");
+                journal.note(Kind::LocalReached, "the local cluster is reached");
                 return metadata;
             }
             Ok(_) => {}
             Err(error) if !told => {
                 told = true;
                 tracing::warn!(%error, "the local cluster can't be reached; no client is served before it answers; trying on");
+                journal.note(
+                    Kind::LocalUnreachable,
+                    &format!("no client is served before the local cluster answers: {error}"),
+                );
             }
             Err(error) => tracing::debug!(%error, "the local cluster can't be reached"),
         }
@@ -256,11 +272,17 @@ async fn reach(local: &Cluster) -> Arc<Metadata> {
 struct Status {
     local_reached: AtomicBool,
     ports_bound: AtomicBool,
+    local: OnceLock<Arc<Cluster>>,
     mirror: OnceLock<Arc<Mirror>>,
     shutdown: Option<watch::Receiver<bool>>,
 }
 
 impl Status {
+    fn clusters(&self) -> Vec<ClusterView> {
+        let regions = self.mirror.get().map(|mirror| mirror.clusters()).unwrap_or_default();
+        self.local.get().into_iter().chain(regions).map(|cluster| ClusterView::of(cluster)).collect()
+    }
+
     fn readiness(&self) -> Readiness {
         if self.shutdown.as_ref().is_some_and(|shutdown| *shutdown.borrow()) {
             return Readiness::waiting_for(["the next start: this process is stopping".to_string()]);

@@ -55,6 +55,42 @@ pub struct LatencySummary {
     pub max: f64,
 }
 
+/// How fast records flow, as an average that forgets what is older than about ten seconds, and what follows from it. The admin port
+/// fills it in: the streams themselves keep no time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Rates {
+    /// Offsets per second by which the local log grows.
+    pub produced_records_per_second: f64,
+    /// Records per second that the region acknowledges.
+    pub mirrored_records_per_second: f64,
+    /// Bytes of record batches per second that the region acknowledges.
+    pub mirrored_bytes_per_second: f64,
+    /// Seconds until nothing is missing, if it goes on like this: 0 when nothing is, unknown when the lag does not shrink.
+    pub caught_up_in_seconds: Option<f64>,
+}
+
+/// The batch that is in a stalled stream's way, where it is one: it can be stepped over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ObstacleLag {
+    /// Its base offset in the source: what `skip` wants to know.
+    pub offset: i64,
+    /// The source offset behind it.
+    pub next_offset: i64,
+    /// Its records, which the region would never get.
+    pub records: u64,
+}
+
+/// What can be done about a state, in words. Reasons say first what is wrong and then, behind the first semicolon, what to do.
+pub fn remedy(state: State, reason: Option<&str>) -> Option<String> {
+    match state {
+        State::Stalled => reason?.split_once("; ").map(|(_, remedy)| remedy.to_owned()),
+        State::Unreachable => {
+            Some("look at the region's brokers and the line to them; it goes on by itself once they answer".to_owned())
+        }
+        _ => None,
+    }
+}
+
 /// One stream: a partition on its way to a region.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PartitionLag {
@@ -64,6 +100,10 @@ pub struct PartitionLag {
     pub state: State,
     /// Why, where the state needs a reason, and what can be done.
     pub reason: Option<String>,
+    /// What can be done about it, alone.
+    pub remedy: Option<String>,
+    /// The batch that is in the way, where it is one.
+    pub obstacle: Option<ObstacleLag>,
     /// The local log's end: the offset that its next record will get.
     pub local_end_offset: i64,
     /// The first source offset that is not yet acknowledged by the region.
@@ -99,6 +139,12 @@ pub struct TopicLag {
     pub lag_bytes: Option<u64>,
     /// The oldest missing record's age, seconds.
     pub lag_seconds: f64,
+    /// Records acknowledged by the region since the start of this process.
+    pub mirrored_records: u64,
+    /// Bytes of record batches acknowledged by the region since the start of this process.
+    pub mirrored_bytes: u64,
+    /// How fast it flows.
+    pub rates: Rates,
     /// Replication latency over the last minute.
     pub replication_latency: LatencySummary,
     /// Its partitions in order.
@@ -114,6 +160,8 @@ pub struct RegionLag {
     pub state: State,
     /// Why, where the state needs a reason.
     pub reason: Option<String>,
+    /// What can be done about it.
+    pub remedy: Option<String>,
     /// Streams (partitions) that this proxy mirrors to the region.
     pub streams: usize,
     /// Records behind, of all streams.
@@ -126,6 +174,8 @@ pub struct RegionLag {
     pub mirrored_records: u64,
     /// Bytes of record batches acknowledged by the region since the start of this process.
     pub mirrored_bytes: u64,
+    /// How fast it flows.
+    pub rates: Rates,
     /// Replication latency over the last minute.
     pub replication_latency: LatencySummary,
     /// The topics, by name.

@@ -16,6 +16,7 @@ pub mod config;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod journal;
 pub mod lag;
 pub mod mirror;
 pub mod net;

@@ -74,6 +74,36 @@ pub const METRICS: &[Metric] = &[
         &["region", "state"],
         "1 for the state that the region is in, 0 for the others",
     ),
+    metric(
+        "diffluent_partition_lag_records",
+        Gauge,
+        &["region", "topic", "partition"],
+        "As `diffluent_lag_records`, for each partition; only with `partition_metrics = true` in `[admin]`",
+    ),
+    metric(
+        "diffluent_caught_up_seconds",
+        Gauge,
+        &["region"],
+        "Estimated time until the region has everything; 0 when it has, absent while the lag does not shrink",
+    ),
+    metric(
+        "diffluent_cluster_brokers",
+        Gauge,
+        &["cluster"],
+        "Brokers of a cluster, by its last metadata: `local`, or a region's name",
+    ),
+    metric(
+        "diffluent_cluster_under_replicated_partitions",
+        Gauge,
+        &["cluster"],
+        "Partitions of a cluster with fewer replicas in sync than there should be, by its last metadata",
+    ),
+    metric(
+        "diffluent_cluster_leaderless_partitions",
+        Gauge,
+        &["cluster"],
+        "Partitions of a cluster without a leader, by its last metadata",
+    ),
     metric("diffluent_streams", Gauge, &["region", "state"], "Streams (partitions on their way to a region) by state"),
     metric(
         "diffluent_replication_latency_seconds",
@@ -190,6 +220,9 @@ pub const METRICS: &[Metric] = &[
     metric("diffluent_build_info", Info, &["version"], "The version of this build; always 1"),
 ];
 
+/// Only there when the configuration asks for it: see [`super::AdminState::partition_metrics`].
+pub const PARTITION_METRICS: &[&str] = &["diffluent_partition_lag_records"];
+
 /// Metrics of `scrape` (OpenMetrics text) that [`METRICS`] does not list, or lists with other labels, in words. For tests.
 pub fn undocumented(scrape: &str) -> Vec<String> {
     let mut found = Vec::new();
@@ -237,8 +270,10 @@ pub fn reference() -> String {
          ```yaml\n\
          scrape_configs:\n  - job_name: diffluent\n    static_configs:\n      - targets: [\"127.0.0.1:9644\"]\n\
          ```\n\n\
+         deploy/prometheus has this with rules and alerts, deploy/grafana a dashboard.\n\n\
          Lag is computed when it is asked for, against the local log's end, per topic; `GET /lag` has every \
-         partition. Counters start at 0 with the process. Seconds and bytes are the only units.\n\n\
+         partition. Three series for each region and topic: 10 regions of 1,000 topics are 30,000. `partition_metrics = true` in `[admin]` adds one \
+         for each region and partition, so think of how many there are first. Counters start at 0 with the process. Seconds and bytes are the only units.\n\n\
          | name | kind | labels | what it measures |\n|---|---|---|---|\n",
     );
     for metric in METRICS {

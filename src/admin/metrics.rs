@@ -8,6 +8,7 @@ use std::fmt::{self, Write};
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 
+use super::ClusterView;
 use super::catalog::{self, Kind};
 use crate::lag::{LatencySummary, RegionLag, State};
 
@@ -15,19 +16,31 @@ use crate::lag::{LatencySummary, RegionLag, State};
 const STATES: [State; 6] =
     [State::Mirroring, State::Starting, State::CatchingUp, State::Paused, State::Stalled, State::Unreachable];
 
+/// What is computed when somebody asks.
+pub(super) struct Shown<'a> {
+    pub regions: &'a [RegionLag],
+    pub clusters: &'a [ClusterView],
+    pub version: &'a str,
+    /// Whether partitions have series of their own.
+    pub partitions: bool,
+}
+
 /// All metrics, in OpenMetrics' text format.
-pub(super) fn text(registry: &Registry, regions: &[RegionLag], version: &str) -> Result<String, fmt::Error> {
+pub(super) fn text(registry: &Registry, shown: &Shown<'_>) -> Result<String, fmt::Error> {
     let mut out = String::new();
     encode_registry(&mut out, registry)?;
-    lag(&mut out, regions)?;
+    lag(&mut out, shown.regions)?;
+    if shown.partitions {
+        partitions(&mut out, shown.regions)?;
+    }
+    clusters(&mut out, shown.clusters)?;
     family(&mut out, "diffluent_build_info")?;
-    sample(&mut out, "diffluent_build_info", &[("version", version)], 1)?;
+    sample(&mut out, "diffluent_build_info", &[("version", shown.version)], 1)?;
     encode_eof(&mut out)?;
     Ok(out)
 }
 
-/// Per region and topic, never per partition: 10 regions of 1,000 topics are 20,000 series, of 10,000 partitions each they
-/// would be millions. `/lag` has the partitions.
+/// Per region and topic: 10 regions of 1,000 topics are 30,000 series. `/lag` has the partitions, and so has `partition_metrics`.
 fn lag(out: &mut String, regions: &[RegionLag]) -> fmt::Result {
     let topics = || regions.iter().flat_map(|region| region.topics.iter().map(move |topic| (region, topic)));
 
@@ -70,6 +83,12 @@ fn lag(out: &mut String, regions: &[RegionLag]) -> fmt::Result {
             sample(out, "diffluent_replication_latency_seconds", &labels, seconds)?;
         }
     }
+    family(out, "diffluent_caught_up_seconds")?;
+    for region in regions {
+        if let Some(seconds) = region.rates.caught_up_in_seconds {
+            sample(out, "diffluent_caught_up_seconds", &[("region", &region.region)], seconds)?;
+        }
+    }
     family(out, "diffluent_mirrored_records_total")?;
     for region in regions {
         let labels = [("region", region.region.as_str())];
@@ -79,6 +98,37 @@ fn lag(out: &mut String, regions: &[RegionLag]) -> fmt::Result {
     for region in regions {
         let labels = [("region", region.region.as_str())];
         sample(out, "diffluent_mirrored_bytes_total", &labels, region.mirrored_bytes)?;
+    }
+    Ok(())
+}
+
+/// Only where the configuration asks for it: a series for each partition and region.
+fn partitions(out: &mut String, regions: &[RegionLag]) -> fmt::Result {
+    family(out, "diffluent_partition_lag_records")?;
+    for region in regions {
+        for topic in &region.topics {
+            for partition in &topic.partitions {
+                let number = partition.partition.to_string();
+                let labels =
+                    [("region", region.region.as_str()), ("topic", &topic.topic), ("partition", number.as_str())];
+                sample(out, "diffluent_partition_lag_records", &labels, partition.lag_records)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn clusters(out: &mut String, clusters: &[ClusterView]) -> fmt::Result {
+    let numbers: [(&str, fn(&ClusterView) -> usize); 3] = [
+        ("diffluent_cluster_brokers", |cluster| cluster.brokers.len()),
+        ("diffluent_cluster_under_replicated_partitions", |cluster| cluster.under_replicated_partitions),
+        ("diffluent_cluster_leaderless_partitions", |cluster| cluster.leaderless_partitions),
+    ];
+    for (name, number) in numbers {
+        family(out, name)?;
+        for cluster in clusters {
+            sample(out, name, &[("cluster", &cluster.cluster)], number(cluster))?;
+        }
     }
     Ok(())
 }

@@ -1,19 +1,30 @@
-//! The admin port: what is true now, as JSON for people and as OpenMetrics text for Prometheus.
+//! The admin port: what is true now, as a page for people, JSON for their tools, and OpenMetrics text for Prometheus.
 //!
 //! Owns the HTTP routes, their bounds, and the list of all metric names ([`catalog`]). It may read lag (through
-//! [`LagSource`]), readiness and the metrics registry, and give an operator's [`Commands`]. It must not touch a stream or a session, and nothing
+//! [`LagSource`]), readiness, the journal and the metrics registry, and give an operator's [`Commands`]. It must not touch a stream or a session, and nothing
 //! on the path of a client's bytes waits for it.
 //!
 //! # Bounds
 //! [`server::CONNECTIONS_MAX`] connections; further ones wait in the kernel's queue. Each has a deadline to send a request's head, each
 //! request one to be answered, each connection one to end. Bodies are limited, and no route reads one.
 
+mod answer;
+#[cfg(test)]
+mod api_tests;
 pub mod catalog;
+pub mod clusters;
+mod flow;
+mod live;
 mod metrics;
+mod monitor;
+mod page;
+pub mod redact;
 mod routes;
 pub mod server;
+mod summary;
 #[cfg(test)]
 mod tests;
+mod topics;
 
 use std::fmt;
 use std::future::Future;
@@ -24,8 +35,11 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 
 pub use catalog::undocumented;
+pub use clusters::ClusterView;
+pub use redact::redacted;
 pub use server::serve;
 
+use crate::journal::Journal;
 use crate::lag::RegionLag;
 use crate::mirror::SkipError;
 use crate::mirror::progress::Partition;
@@ -83,6 +97,14 @@ pub struct AdminState {
     pub ready: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// All metrics but those of lag, which are computed at each scrape. Names carry the prefix `diffluent`.
     pub registry: Arc<Registry>,
+    /// What each cluster said of itself last; asked at each `/brokers` and `/metrics`, it must not block.
+    pub clusters: Arc<dyn Fn() -> Vec<ClusterView> + Send + Sync>,
+    /// What changed state.
+    pub journal: Arc<Journal>,
+    /// The effective configuration without its secrets: see [`redacted`].
+    pub config: Arc<serde_json::Value>,
+    /// Whether `/metrics` has series for each partition: `partition_metrics` in `[admin]`.
+    pub partition_metrics: bool,
     /// The version of this build.
     pub version: &'static str,
 }

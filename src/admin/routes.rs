@@ -1,71 +1,120 @@
 //! The admin port's routes. Answers are JSON; errors have an `error_code` and a `message`, as Kafka Connect's do.
+//! `openapi.json` describes them; a test holds it against [`routes`].
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::{Method, StatusCode, Uri, header};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use super::answer::{Answer, Refusal, error, unknown, wrong};
+use super::live::{STREAMS_MAX, live};
+use super::monitor::Monitor;
 use super::server::{BODY_BYTES_MAX, REQUEST_TIME_MAX};
-use super::{AdminState, metrics};
+use super::summary::RegionSummary;
+use super::topics::Wanted;
+use super::{AdminState, metrics, page};
+use crate::journal::{EVENTS_MAX, Event};
 use crate::lag::{RegionLag, TopicLag};
 use crate::mirror::SkipError;
 use crate::mirror::stream::Obstacle;
 
-/// What `/` shows.
-const ROUTES: &str = "\
-GET /lag                   how far behind each region is, by topic and partition
-GET /lag/{region}          one region
-GET /lag/{region}/{topic}  one topic on its way to a region, by its name in the local cluster
-POST /regions/{region}/topics/{topic}/partitions/{partition}/skip?offset={offset}
-                           steps over the batch at this source offset, if it is the one that stalls the stream
-GET /metrics               all metrics, as OpenMetrics text
-GET /live                  200 while the process works
-GET /ready                 200 once clients can be served; 503 with the reason before that
-";
-
 /// OpenMetrics 1.0, which Prometheus asks for and accepts.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// What the routes are, for machines and for people.
+pub(super) const OPENAPI: &str = include_str!("openapi.json");
 
-/// What `/lag` answers.
-#[derive(Debug, Serialize)]
-struct Regions {
-    regions: Vec<RegionLag>,
+/// What the routes work with.
+#[derive(Clone)]
+pub(super) struct Admin {
+    pub state: AdminState,
+    pub monitor: Arc<Monitor>,
+    /// Places for pages that are told what happens.
+    pub streams: Arc<Semaphore>,
+    /// True once the port closes.
+    pub closing: watch::Receiver<bool>,
 }
 
-/// An error as the admin port tells it.
-#[derive(Debug, Serialize)]
-struct ErrorBody {
-    error_code: u16,
-    message: String,
+impl Admin {
+    pub fn new(state: AdminState, monitor: Arc<Monitor>, closing: watch::Receiver<bool>) -> Self {
+        Self { state, monitor, streams: Arc::new(Semaphore::new(STREAMS_MAX)), closing }
+    }
+
+    /// The lag now, with rates.
+    async fn lag(&self) -> Vec<RegionLag> {
+        let mut regions = self.state.lag.lag().await;
+        self.monitor.fill(&mut regions);
+        regions
+    }
+
+    async fn region(&self, name: &str) -> Result<RegionLag, Refusal> {
+        let mut regions = self.lag().await;
+        match regions.iter().position(|region| region.region == name) {
+            Some(at) => Ok(regions.swap_remove(at)),
+            None => Err(unknown(
+                &format!("region {name:?}"),
+                "regions",
+                regions.iter().map(|region| region.region.as_str()),
+            )),
+        }
+    }
+
+    async fn topic(&self, region: &str, name: &str) -> Result<TopicLag, Refusal> {
+        let mut region = self.region(region).await?;
+        match region.topics.iter().position(|topic| topic.topic == name) {
+            Some(at) => Ok(region.topics.swap_remove(at)),
+            None => Err(unknown(
+                &format!("topic {name:?} on its way to region {:?}", region.region),
+                "topics",
+                region.topics.iter().map(|topic| topic.topic.as_str()),
+            )),
+        }
+    }
 }
 
-fn error(status: StatusCode, message: impl Into<String>) -> Response {
-    (status, Json(ErrorBody { error_code: status.as_u16(), message: message.into() })).into_response()
+/// Every route: its path, its methods as the OpenAPI document writes them, and who answers.
+pub(super) fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Admin>)> {
+    vec![
+        ("/", "get", page::page()),
+        ("/page/{file}", "get", page::file()),
+        ("/openapi.json", "get", get(openapi)),
+        ("/lag", "get", get(lag)),
+        ("/lag/{region}", "get", get(region_lag)),
+        ("/lag/{region}/{topic}", "get", get(topic_lag)),
+        ("/regions", "get", get(regions)),
+        ("/regions/{region}/history", "get", get(history)),
+        ("/regions/{region}/topics", "get", get(topics)),
+        ("/regions/{region}/topics/{topic}", "get", get(partitions)),
+        ("/regions/{region}/topics/{topic}/partitions/{partition}/skip", "post", post(skip)),
+        ("/brokers", "get", get(brokers)),
+        ("/config", "get", get(config)),
+        ("/events", "get", get(events)),
+        ("/stream", "get", get(live)),
+        ("/metrics", "get", get(scrape)),
+        ("/live", "get", get(alive)),
+        ("/ready", "get", get(ready)),
+    ]
 }
 
-pub(super) fn router(state: AdminState) -> Router {
-    Router::new()
-        .route("/", get(index))
-        .route("/lag", get(lag))
-        .route("/lag/{region}", get(region_lag))
-        .route("/lag/{region}/{topic}", get(topic_lag))
-        .route("/regions/{region}/topics/{topic}/partitions/{partition}/skip", post(skip))
-        .route("/metrics", get(scrape))
-        .route("/live", get(live))
-        .route("/ready", get(ready))
+pub(super) fn router(admin: Admin) -> Router {
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, (path, _, methods)| router.route(path, methods))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn(from_here))
         .layer(middleware::from_fn(in_time))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(state)
+        .with_state(admin)
 }
 
 /// Answers 503 for a route that takes too long: the rest of the process is in trouble, and the asker should know now.
@@ -80,40 +129,98 @@ async fn in_time(request: Request, next: Next) -> Response {
     }
 }
 
-async fn index(State(state): State<AdminState>) -> String {
-    format!("diffluent {}\n\n{ROUTES}", state.version)
+/// What changes something is not done for another site's page that an operator's browser happens to show.
+async fn from_here(request: Request, next: Next) -> Response {
+    if request.method() != Method::GET && is_foreign(request.headers()) {
+        return error(
+            StatusCode::FORBIDDEN,
+            "this was asked for by another site's page; use diffluent's own, or its command line",
+        );
+    }
+    next.run(request).await
 }
 
-async fn lag(State(state): State<AdminState>) -> Json<Regions> {
-    Json(Regions { regions: state.lag.lag().await })
-}
-
-async fn region_lag(State(state): State<AdminState>, Path(region): Path<String>) -> Response {
-    match find_region(state.lag.lag().await, &region) {
-        Ok(found) => Json(found).into_response(),
-        Err(response) => *response,
+/// Whether a browser says that the request comes from another origin. What is no browser says nothing.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    match headers.get(header::ORIGIN) {
+        Some(origin) => {
+            let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
+            origin.is_none() || origin != text(header::HOST)
+        }
+        None => text(header::HeaderName::from_static("sec-fetch-site"))
+            .is_some_and(|site| site != "same-origin" && site != "none"),
     }
 }
 
-async fn topic_lag(State(state): State<AdminState>, Path((region, topic)): Path<(String, String)>) -> Response {
-    let found = find_region(state.lag.lag().await, &region).and_then(|found| find_topic(found, &topic));
-    match found {
-        Ok(found) => Json(found).into_response(),
-        Err(response) => *response,
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}
+
+/// What `/lag` answers.
+#[derive(Debug, Serialize)]
+struct Lag {
+    regions: Vec<RegionLag>,
+}
+
+async fn lag(State(admin): State<Admin>) -> Json<Lag> {
+    Json(Lag { regions: admin.lag().await })
+}
+
+async fn region_lag(State(admin): State<Admin>, Path(region): Path<String>) -> Answer {
+    Ok(Json(admin.region(&region).await?).into_response())
+}
+
+async fn topic_lag(State(admin): State<Admin>, Path((region, topic)): Path<(String, String)>) -> Answer {
+    Ok(Json(admin.topic(&region, &topic).await?).into_response())
+}
+
+/// What `/regions` answers.
+#[derive(Debug, Serialize)]
+struct Regions {
+    regions: Vec<RegionSummary>,
+}
+
+async fn regions(State(admin): State<Admin>) -> Json<Regions> {
+    let summary = |lag: &RegionLag| RegionSummary {
+        state_since_ms: admin.monitor.since_ms(&lag.region, lag.state),
+        ..RegionSummary::of(lag)
+    };
+    Json(Regions { regions: admin.lag().await.iter().map(summary).collect() })
+}
+
+async fn history(State(admin): State<Admin>, Path(region): Path<String>) -> Answer {
+    // Nothing was seen of a region that was never asked: an empty hour. One that is not there is an error.
+    match admin.monitor.history(&region) {
+        Some(history) => Ok(Json(history).into_response()),
+        None => admin.region(&region).await.map(|_| Json(super::monitor::History::default()).into_response()),
     }
 }
 
-fn find_region(regions: Vec<RegionLag>, name: &str) -> Result<RegionLag, Box<Response>> {
-    let known: Vec<String> = regions.iter().map(|region| region.region.clone()).collect();
-    let found = regions.into_iter().find(|region| region.region == name);
-    found.ok_or_else(|| Box::new(unknown(&format!("region {name:?}"), "regions", &known)))
+/// A query that can't be read, with what can be asked.
+fn asked<T>(query: Result<Query<T>, QueryRejection>, what: &str) -> Result<T, Refusal> {
+    query.map(|Query(query)| query).map_err(|rejected| wrong(format!("{}: {what}", rejected.body_text())))
 }
 
-fn find_topic(region: RegionLag, name: &str) -> Result<TopicLag, Box<Response>> {
-    let known: Vec<String> = region.topics.iter().map(|topic| topic.topic.clone()).collect();
-    let found = region.topics.into_iter().find(|topic| topic.topic == name);
-    let what = format!("topic {name:?} on its way to region {:?}", region.region);
-    found.ok_or_else(|| Box::new(unknown(&what, "topics", &known)))
+const TOPICS_QUERY: &str =
+    "?search={part of a name, or a state}&sort=worst|name|lag_records|lag_seconds|rate&reverse=true|false&limit={rows}";
+
+async fn topics(
+    State(admin): State<Admin>,
+    Path(region): Path<String>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Answer {
+    let wanted = asked(wanted, TOPICS_QUERY)?;
+    Ok(Json(wanted.topics(&admin.region(&region).await?.topics)).into_response())
+}
+
+async fn partitions(
+    State(admin): State<Admin>,
+    Path((region, topic)): Path<(String, String)>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Answer {
+    let wanted = asked(wanted, TOPICS_QUERY)?;
+    Ok(Json(wanted.partitions(admin.topic(&region, &topic).await?)).into_response())
 }
 
 /// Which batch is stepped over.
@@ -135,24 +242,24 @@ struct Skipped {
 }
 
 async fn skip(
-    State(state): State<AdminState>,
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     path: Result<Path<(String, String, i32)>, PathRejection>,
     what: Result<Query<SkipWhat>, QueryRejection>,
-) -> Response {
-    let Path((region, topic, partition)) = match path {
-        Ok(path) => path,
-        Err(rejected) => return error(StatusCode::BAD_REQUEST, rejected.body_text()),
-    };
-    let Query(SkipWhat { offset }) = match what {
-        Ok(what) => what,
-        Err(rejected) => {
-            return error(StatusCode::BAD_REQUEST, format!("{}: ?offset={{source offset}}", rejected.body_text()));
-        }
-    };
+) -> Answer {
+    let Path((region, topic, partition)) = path.map_err(|rejected| wrong(rejected.body_text()))?;
+    let SkipWhat { offset } = asked(what, "?offset={source offset}")?;
     let key = (Arc::from(topic.as_str()), partition);
-    match state.commands.skip(region.clone(), key, offset).await {
+    let done = admin.state.commands.skip(region.clone(), key, offset).await;
+    let words = match &done {
+        Ok(skipped) => format!("skip of the batch at source offset {offset}: done, {} records", skipped.records),
+        Err(refused) => format!("skip of the batch at source offset {offset}: {refused}"),
+    };
+    admin.state.journal.command(&peer.to_string(), &region, &topic, partition, &words);
+    match done {
         Ok(Obstacle { offset, next_offset, records }) => {
-            Json(Skipped { region, topic, partition, offset, next_offset, skipped_records: records }).into_response()
+            Ok(Json(Skipped { region, topic, partition, offset, next_offset, skipped_records: records })
+                .into_response())
         }
         Err(refused) => {
             let status = match refused {
@@ -160,48 +267,80 @@ async fn skip(
                 SkipError::Refused(_) => StatusCode::CONFLICT,
                 SkipError::Silent => StatusCode::SERVICE_UNAVAILABLE,
             };
-            error(status, refused.to_string())
+            Err(error(status, refused.to_string()).into())
         }
     }
 }
 
-/// The most names that an error lists.
-const NAMES_MAX: usize = 100;
-
-fn unknown(what: &str, kind: &str, known: &[String]) -> Response {
-    let message = if known.is_empty() {
-        format!("there is no {what}: there are no {kind} yet")
-    } else {
-        let more = known.len().saturating_sub(NAMES_MAX);
-        let shown: Vec<&str> = known.iter().take(NAMES_MAX).map(String::as_str).collect();
-        let rest = if more == 0 { String::new() } else { format!(" and {more} more") };
-        format!("there is no {what}; known {kind}: {}{rest}", shown.join(", "))
-    };
-    error(StatusCode::NOT_FOUND, message)
+async fn brokers(State(admin): State<Admin>) -> Json<serde_json::Value> {
+    Json(serde_json::json!({ "clusters": (admin.state.clusters)() }))
 }
 
-async fn scrape(State(state): State<AdminState>) -> Response {
-    let regions = state.lag.lag().await;
-    match metrics::text(&state.registry, &regions, state.version) {
+async fn config(State(admin): State<Admin>) -> Json<serde_json::Value> {
+    Json(serde_json::Value::clone(&admin.state.config))
+}
+
+/// Which events are wanted.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct EventsWanted {
+    after: u64,
+    limit: usize,
+    region: Option<String>,
+}
+
+impl Default for EventsWanted {
+    fn default() -> Self {
+        Self { after: 0, limit: EVENTS_MAX, region: None }
+    }
+}
+
+/// What `/events` answers: the newest first.
+#[derive(Debug, Serialize)]
+struct Events {
+    events: Vec<Event>,
+}
+
+async fn events(State(admin): State<Admin>, wanted: Result<Query<EventsWanted>, QueryRejection>) -> Answer {
+    let EventsWanted { after, limit, region } = asked(wanted, "?after={number}&limit={count}&region={name}")?;
+    let mut events = admin.state.journal.recent(after, EVENTS_MAX);
+    if region.is_some() {
+        events.retain(|event| event.region == region);
+    }
+    events.truncate(limit);
+    Ok(Json(Events { events }).into_response())
+}
+
+async fn scrape(State(admin): State<Admin>) -> Response {
+    let state = &admin.state;
+    let regions = admin.lag().await;
+    let shown = metrics::Shown {
+        regions: &regions,
+        clusters: &(state.clusters)(),
+        version: state.version,
+        partitions: state.partition_metrics,
+    };
+    match metrics::text(&state.registry, &shown) {
         Ok(text) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
         Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written as text"),
     }
 }
 
-async fn live() -> &'static str {
+async fn alive() -> &'static str {
     "alive\n"
 }
 
-async fn ready(State(state): State<AdminState>) -> Response {
-    let readiness = (state.ready)();
+async fn ready(State(admin): State<Admin>) -> Response {
+    let readiness = (admin.state.ready)();
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(readiness)).into_response()
 }
 
 async fn not_found(uri: Uri) -> Response {
-    error(StatusCode::NOT_FOUND, format!("there is no {}; GET / lists what there is", uri.path()))
+    error(StatusCode::NOT_FOUND, format!("there is no {}; GET /openapi.json lists what there is", uri.path()))
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Response {
-    error(StatusCode::METHOD_NOT_ALLOWED, format!("{method} does nothing at {}; GET / lists what there is", uri.path()))
+    let message = format!("{method} does nothing at {}; GET /openapi.json lists what there is", uri.path());
+    error(StatusCode::METHOD_NOT_ALLOWED, message)
 }

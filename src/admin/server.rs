@@ -2,11 +2,14 @@
 //!
 //! `axum::serve` has no deadline for a request's head and no limit on connections, so hyper is driven from here.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::ConnectInfo;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -15,7 +18,9 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use super::{AdminState, routes};
+use super::AdminState;
+use super::monitor::Monitor;
+use super::routes::{self, Admin};
 
 /// Connections at a time. When full, further ones wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -36,9 +41,13 @@ const _: () = assert!(HEAD_TIME_MAX.as_secs() < CONNECTION_TIME_MAX.as_secs());
 /// Serves the admin port on `listener` until `shutdown` becomes true (or its sender is gone), then lets answers that are being
 /// written finish within [`CLOSE_TIME_MAX`].
 pub async fn serve(listener: TcpListener, state: AdminState, mut shutdown: watch::Receiver<bool>) {
-    let router = routes::router(state);
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let (close, closing) = watch::channel(false);
+    let monitor = Arc::new(Monitor::new());
+    let lag = Arc::clone(&state.lag);
+    let router = routes::router(Admin::new(state, Arc::clone(&monitor), closing.clone()));
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut looking = JoinSet::new();
+    looking.spawn(async move { monitor.run(&*lag).await });
     let mut connections = JoinSet::new();
     loop {
         let accepted = async {
@@ -48,6 +57,7 @@ pub async fn serve(listener: TcpListener, state: AdminState, mut shutdown: watch
         };
         tokio::select! {
             () = told(&mut shutdown) => break,
+            Some(Err(error)) = looking.join_next() => tracing::error!(%error, "nobody looks at the lag any more: the page stands still"),
             Some(ended) = connections.join_next(), if !connections.is_empty() => {
                 if let Err(error) = ended {
                     warn!(%error, "an admin connection's task failed");
@@ -58,7 +68,7 @@ pub async fn serve(listener: TcpListener, state: AdminState, mut shutdown: watch
                     debug!(%peer, "admin connection opened");
                     let (router, closing) = (router.clone(), closing.clone());
                     connections.spawn(async move {
-                        connection(stream, router, closing).await;
+                        connection(stream, peer, router, closing).await;
                         drop(slot);
                     });
                 }
@@ -71,6 +81,7 @@ pub async fn serve(listener: TcpListener, state: AdminState, mut shutdown: watch
         }
     }
     drop(listener);
+    looking.shutdown().await;
     close.send_replace(true);
     let drained = timeout(CLOSE_TIME_MAX, async { while connections.join_next().await.is_some() {} }).await;
     if drained.is_err() {
@@ -84,11 +95,16 @@ async fn told(signal: &mut watch::Receiver<bool>) {
 }
 
 /// One connection until it ends, is told to, or is too old.
-async fn connection(stream: TcpStream, router: Router, mut closing: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut closing: watch::Receiver<bool>) {
+    let routes = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        routes.call(request)
+    });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => Some(ended),

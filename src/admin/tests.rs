@@ -9,10 +9,10 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
-use crate::lag::{LatencySummary, PartitionLag, State, TopicLag};
+use crate::lag::{LatencySummary, ObstacleLag, PartitionLag, Rates, State, TopicLag};
 
 /// The lag of two regions: one well, one stalled.
-struct Fake;
+pub(super) struct Fake;
 
 impl LagSource for Fake {
     fn lag(&self) -> LagFuture<'_> {
@@ -42,12 +42,14 @@ impl LagSource for Stuck {
     }
 }
 
-fn region(name: &str, state: State, behind: u64) -> RegionLag {
+pub(super) fn region(name: &str, state: State, behind: u64) -> RegionLag {
     let latency = LatencySummary { count: u64::from(behind == 0), p50: 0.05, p90: 0.06, p99: 0.07, max: 0.08 };
     let partition = PartitionLag {
         partition: 0,
         state,
-        reason: None,
+        reason: (behind > 0).then(|| "the batch at source offset 93 is too large; raise max.message.bytes".to_owned()),
+        remedy: (behind > 0).then(|| "raise max.message.bytes".to_owned()),
+        obstacle: (behind > 0).then_some(ObstacleLag { offset: 93, next_offset: 97, records: 4 }),
         local_end_offset: 100,
         next_source_offset: 100 - i64::try_from(behind).unwrap(),
         lag_records: behind,
@@ -65,6 +67,9 @@ fn region(name: &str, state: State, behind: u64) -> RegionLag {
         lag_records: behind,
         lag_bytes: partition.lag_bytes,
         lag_seconds: 1.5,
+        mirrored_records: 1000,
+        mirrored_bytes: 65_536,
+        rates: Rates::default(),
         replication_latency: latency,
         partitions: vec![partition],
     };
@@ -72,26 +77,43 @@ fn region(name: &str, state: State, behind: u64) -> RegionLag {
         region: name.into(),
         state,
         reason: None,
+        remedy: None,
         streams: 1,
         lag_records: behind,
         lag_bytes: topic.lag_bytes,
         lag_seconds: 1.5,
         mirrored_records: 1000,
         mirrored_bytes: 65_536,
+        rates: Rates::default(),
         replication_latency: latency,
         topics: vec![topic],
     }
 }
 
+/// A cluster of one broker with an under-replicated partition.
+fn cluster(name: &str) -> ClusterView {
+    ClusterView {
+        cluster: name.into(),
+        cluster_id: "abc".into(),
+        brokers: vec![clusters::BrokerView { node_id: 1, host: "kafka".into(), port: 9092, leads: 3 }],
+        topics: 1,
+        partitions: 3,
+        under_replicated_partitions: 1,
+        leaderless_partitions: 0,
+        under_replicated_topics: vec!["orders".into()],
+    }
+}
+
 /// A running admin port.
-struct Port {
-    address: std::net::SocketAddr,
+pub(super) struct Port {
+    pub(super) address: std::net::SocketAddr,
+    pub(super) journal: Arc<Journal>,
     shutdown: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
 impl Port {
-    async fn open(lag: Arc<dyn LagSource>, ready: Readiness) -> Self {
+    pub(super) async fn open(lag: Arc<dyn LagSource>, ready: Readiness) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (shutdown, down) = watch::channel(false);
@@ -99,24 +121,34 @@ impl Port {
         let connections: Counter = Counter::default();
         registry.register("client_connections_opened", "Client connections accepted", connections.clone());
         connections.inc();
+        let journal = Arc::new(Journal::default());
         let state = AdminState {
             lag,
             commands: Arc::new(Fake),
             ready: Arc::new(move || ready.clone()),
             registry: Arc::new(registry),
+            clusters: Arc::new(|| vec![cluster("local"), cluster("us")]),
+            journal: journal.clone(),
+            config: Arc::new(serde_json::json!({"proxy": {"name": "eu"}})),
+            partition_metrics: false,
             version: "0.0.0-test",
         };
-        Self { address, shutdown, task: tokio::spawn(serve(listener, state, down)) }
+        Self { address, journal, shutdown, task: tokio::spawn(serve(listener, state, down)) }
     }
 
-    async fn well() -> Self {
+    pub(super) async fn well() -> Self {
         Self::open(Arc::new(Fake), Readiness::ready()).await
     }
 
     /// The status and body of a request.
-    async fn request(&self, method: &str, path: &str) -> (u16, String) {
+    pub(super) async fn request(&self, method: &str, path: &str) -> (u16, String) {
+        self.request_with(method, path, "").await
+    }
+
+    /// As [`Port::request`], with more header lines, each ending in CR LF.
+    pub(super) async fn request_with(&self, method: &str, path: &str, headers: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: admin\r\n{headers}Connection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -124,17 +156,17 @@ impl Port {
         (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
     }
 
-    async fn get(&self, path: &str) -> (u16, String) {
+    pub(super) async fn get(&self, path: &str) -> (u16, String) {
         self.request("GET", path).await
     }
 
-    async fn json(&self, path: &str) -> (u16, serde_json::Value) {
+    pub(super) async fn json(&self, path: &str) -> (u16, serde_json::Value) {
         let (status, body) = self.get(path).await;
         (status, serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {e}: {body}")))
     }
 
     /// Ends it; a panic in its task fails the test.
-    async fn close(self) {
+    pub(super) async fn close(self) {
         self.shutdown.send_replace(true);
         timeout(Duration::from_secs(10), self.task).await.expect("the port did not close").unwrap();
     }
@@ -175,9 +207,6 @@ async fn an_unknown_route_and_a_wrong_method_are_answered_in_json() {
     let (status, body) = port.request("POST", "/lag").await;
     assert_eq!(status, 405);
     assert!(body.contains("\"error_code\":405"), "{body}");
-    let (status, body) = port.get("/").await;
-    assert_eq!(status, 200);
-    assert!(body.contains("0.0.0-test") && body.contains("/lag/{region}/{topic}"), "{body}");
     port.close().await;
 }
 
@@ -238,10 +267,12 @@ async fn metrics_hold_what_is_registered_and_what_lags() {
         "diffluent_mirrored_records_total{region=\"us\"} 1000",
         "diffluent_mirrored_bytes_total{region=\"us\"} 65536",
         "diffluent_build_info{version=\"0.0.0-test\"} 1",
+        "diffluent_cluster_under_replicated_partitions{cluster=\"us\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
     }
     assert!(!text.contains("diffluent_lag_bytes{region=\"ap\""), "unknown bytes are left out");
+    assert!(!text.contains("partition=\""), "partitions have series only where the configuration asks for them");
     assert!(text.ends_with("# EOF\n"));
     assert_eq!(undocumented(&text), Vec::<String>::new());
     port.close().await;
@@ -259,7 +290,20 @@ fn every_metric_that_a_room_registers_is_in_the_catalog_and_every_one_in_the_cat
     let mirror = crate::mirror::metrics::MirrorMetrics::register(&mut registry);
     mirror.region("us").error("connect");
     mirror.traffic("local");
-    let text = metrics::text(&registry, &[region("us", State::Mirroring, 0)], "0.0.0-test").unwrap();
+    let shown = metrics::Shown {
+        regions: &[region("us", State::CatchingUp, 7)],
+        clusters: &[cluster("us")],
+        version: "0.0.0-test",
+        partitions: true,
+    };
+    let mut caught_up = region("ap", State::Mirroring, 0);
+    caught_up.rates.caught_up_in_seconds = Some(0.0);
+    let text =
+        metrics::text(&registry, &metrics::Shown { regions: &[shown.regions[0].clone(), caught_up], ..shown }).unwrap();
+    assert!(
+        text.contains("diffluent_partition_lag_records{region=\"us\",topic=\"orders\",partition=\"0\"} 7\n"),
+        "{text}"
+    );
     assert_eq!(undocumented(&text), Vec::<String>::new());
     for metric in catalog::METRICS {
         let there = text.lines().any(|line| line.split(['{', ' ']).next() == Some(metric.name));
@@ -280,7 +324,8 @@ fn names_follow_the_metric_grammar() {
     for metric in catalog::METRICS {
         assert!(metric.name.starts_with("diffluent_"), "{}", metric.name);
         assert_eq!(metric.name.ends_with("_total"), metric.kind == catalog::Kind::Counter, "{}", metric.name);
-        assert!(!metric.labels.contains(&"partition"), "{}: labels are bounded", metric.name);
+        let bounded = !metric.labels.contains(&"partition") || catalog::PARTITION_METRICS.contains(&metric.name);
+        assert!(bounded, "{}: labels are bounded", metric.name);
         let others = catalog::METRICS.iter().filter(|other| other.name == metric.name).count();
         assert_eq!(others, 1, "{} is listed twice", metric.name);
     }

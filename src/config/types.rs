@@ -231,12 +231,14 @@ impl Default for Mirror {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
-    /// Where `/lag`, `/metrics`, `/live` and `/ready` are served, over plain HTTP and to anybody who can connect.
+    /// Where the dashboard page, `/lag`, `/metrics`, `/live` and `/ready` are served, over plain HTTP and to anybody who can connect.
     pub listen: HostPort,
+    /// `true` adds a series for each region and partition to `/metrics`. Prometheus pays for each one: with thousands of partitions, leave it.
+    pub partition_metrics: bool,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: HostPort::new("127.0.0.1", 9644) }
+        Self { listen: HostPort::new("127.0.0.1", 9644), partition_metrics: false }
     }
 }

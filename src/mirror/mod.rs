@@ -37,6 +37,7 @@ use tokio::task::JoinSet;
 use crate::capture::{Capture, Route, Routes};
 use crate::client::cluster::{Cluster, Metadata};
 use crate::config::{self, Config};
+use crate::journal::Journal;
 use crate::lag::RegionLag;
 use crate::net::Connect;
 
@@ -71,6 +72,7 @@ pub enum SkipError {
 #[derive(Debug)]
 pub struct Mirror {
     regions: Vec<(String, mpsc::Sender<Event>)>,
+    clusters: Vec<Arc<Cluster>>,
     tasks: tokio::sync::Mutex<JoinSet<()>>,
 }
 
@@ -82,7 +84,9 @@ impl Mirror {
         local: Arc<Cluster>,
         capture: Arc<Capture>,
         metrics: &MirrorMetrics,
+        journal: &Arc<Journal>,
     ) -> Self {
+        let mut clusters = Vec::new();
         let mut tasks = JoinSet::new();
         let mut regions = Vec::new();
         let mut watched = Vec::new();
@@ -93,6 +97,9 @@ impl Mirror {
             let servers = region.bootstrap_servers.iter().map(ToString::to_string).collect();
             let inbox: Arc<Inbox> = Arc::default();
             let (topics, topics_seen) = watch::channel(Arc::new(Vec::new()));
+            let cluster =
+                Cluster::new(name, servers, connect(region), config.proxy.dial_timeout, metrics.traffic(name));
+            clusters.push(cluster.clone());
             let (task, events) = Region::new(Parts {
                 settings: Settings {
                     index,
@@ -106,7 +113,7 @@ impl Mirror {
                     metadata_interval: config.mirror.metadata_interval,
                 },
                 local: local.clone(),
-                cluster: Cluster::new(name, servers, connect(region), config.proxy.dial_timeout, metrics.traffic(name)),
+                cluster,
                 source: source.clone(),
                 inbox: inbox.clone(),
                 capture: capture.clone(),
@@ -114,6 +121,7 @@ impl Mirror {
                 throttle: region.rate_limit.map(|limit| Arc::new(Throttle::new(limit.as_usize()))),
                 catch_up_throttle: region.catch_up_rate_limit.map(|limit| Arc::new(Throttle::new(limit.as_usize()))),
                 metrics: metrics.region(name),
+                journal: journal.clone(),
             });
             tasks.spawn(task.run());
             regions.push((name.to_string(), events));
@@ -130,7 +138,7 @@ impl Mirror {
             interval: config.mirror.metadata_interval,
         };
         tasks.spawn(topics.run());
-        Self { regions, tasks: tokio::sync::Mutex::new(tasks) }
+        Self { regions, clusters, tasks: tokio::sync::Mutex::new(tasks) }
     }
 
     /// How far behind each region is now. A region whose task does not answer within two seconds is left out.
@@ -148,6 +156,11 @@ impl Mirror {
             }
         }
         answers
+    }
+
+    /// The regions' clusters, for what their metadata says.
+    pub fn clusters(&self) -> &[Arc<Cluster>] {
+        &self.clusters
     }
 
     /// Steps over the batch at source offset `offset` of `partition`, which stalls its stream to `region`. The region never gets that batch; a new

@@ -2,7 +2,7 @@
 //!
 //! Owns: fetching Apache Kafka, starting and stopping clusters ([`kafka`]), delay lines and network faults ([`delay`]),
 //! raw calls to a broker ([`call`]), workloads ([`workload`]), the record by record comparison of two clusters
-//! ([`verify`]) and the diffluent binary as a child process ([`proxy`]). The demo's story is in [`demo`],
+//! ([`verify`]), a real browser ([`browser`]) and the diffluent binary as a child process ([`proxy`]). The demo's story is in [`demo`],
 //! faults drawn by a seed in [`chaos`], a cluster without Java in [`model`], bugs that the simulation must catch in [`planted`].
 //!
 //! May touch: child processes that it started itself, a per-user cache directory, temporary directories, loopback ports.
@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod browser;
 mod build;
 pub mod call;
 pub mod chaos;
@@ -19,6 +20,7 @@ pub mod guard;
 pub mod http;
 pub mod kafka;
 pub mod model;
+pub mod packages;
 pub mod planted;
 pub mod ports;
 pub mod proxy;

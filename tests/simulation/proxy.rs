@@ -72,7 +72,7 @@ pub async fn run(plan: Arc<Plan>, cluster: usize, seen: Seen) -> turmoil::Result
     while local.refresh().await.is_err() {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    let mirror = Mirror::start(&config, &|_| Arc::new(Simulated), local, capture.clone(), &metrics);
+    let mirror = Mirror::start(&config, &|_| Arc::new(Simulated), local, capture.clone(), &metrics, &Arc::default());
     let brokers = Arc::new(Brokers::new("proxy", [127, 0, 0, 1].into(), 0..=0));
     let shared = Arc::new(Shared::new(brokers, capture, Arc::default(), 1 << 20));
     let (_stop, shutdown) = watch::channel(false);

@@ -105,6 +105,11 @@ impl Region {
             self.links.iter().filter(|(_, link)| !link.up && link.failures > 0).map(|(node_id, _)| *node_id).collect();
         if down.is_empty() && self.unreachable.take().is_some() {
             tracing::info!(region = %self.parts.settings.name, "all brokers of the region can be reached again");
+            self.parts.journal.region(
+                Kind::RegionReachable,
+                &self.parts.settings.name,
+                "all brokers of the region can be reached again",
+            );
         }
     }
 
@@ -113,6 +118,7 @@ impl Region {
         if self.unreachable.is_none() {
             tracing::warn!(region = %self.parts.settings.name, %error,
                 "a broker of the region can't be reached; what it should get stays in the local log and is sent once it is back");
+            self.parts.journal.region(Kind::RegionUnreachable, &self.parts.settings.name, &error.to_string());
         }
         self.unreachable = Some(error.to_string());
     }

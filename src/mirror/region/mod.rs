@@ -23,7 +23,8 @@ use crate::client::ClientError;
 use crate::client::cluster::Cluster;
 use crate::client::error_code;
 use crate::config::{OnRegionTopicLost, Start};
-use crate::lag::{PartitionLag, RegionLag, State, TopicLag};
+use crate::journal::{Journal, Kind};
+use crate::lag::{self, ObstacleLag, PartitionLag, RegionLag, State, TopicLag};
 use crate::mirror::SkipError;
 use crate::mirror::events::{EVENTS_MAX, Event};
 use crate::mirror::inbox::{Captured, Inbox};
@@ -107,6 +108,8 @@ pub struct Parts {
     pub catch_up_throttle: Option<Arc<Throttle>>,
     /// The region's metrics.
     pub metrics: RegionMetrics,
+    /// Where changes of state are noted.
+    pub journal: Arc<Journal>,
 }
 
 struct Slot {
@@ -148,6 +151,8 @@ pub struct Region {
     slots: Vec<Slot>,
     by_partition: HashMap<Arc<str>, BTreeMap<i32, usize>>,
     topic_latency: HashMap<Arc<str>, Latency>,
+    /// Records and bytes that the region has acknowledged, by topic.
+    topic_mirrored: HashMap<Arc<str>, (u64, u64)>,
     latency: Latency,
     links: BTreeMap<i32, Link>,
     readers: BTreeMap<(i32, Mode), Arc<Wishes>>,
@@ -185,6 +190,7 @@ impl Region {
             slots: Vec::new(),
             by_partition: HashMap::new(),
             topic_latency: HashMap::new(),
+            topic_mirrored: HashMap::new(),
             latency: Latency::fine(),
             links: BTreeMap::new(),
             readers: BTreeMap::new(),
@@ -465,6 +471,8 @@ impl Region {
             self.mirrored_records += done.records;
             self.mirrored_bytes += done.bytes;
             let topic = slot.stream.topic.clone();
+            let mirrored = self.topic_mirrored.entry(topic.clone()).or_default();
+            *mirrored = (mirrored.0 + done.records, mirrored.1 + done.bytes);
             let of_topic = self.topic_latency.entry(topic).or_insert_with(Latency::fine);
             let of_partition = slot.latency.get_or_insert_with(|| Box::new(Latency::coarse()));
             for since in done.since {
@@ -555,6 +563,7 @@ impl Region {
                     tracing::error!(region = %name, %topic, partition, batches = out_of_row,
                         "batches of this stream lie in the region's log out of their row: its broker had no state of the producer; \
                          order or single copy is hurt there");
+                    self.parts.journal.stream(Kind::StreamIncident, name, topic, partition, &format!("{out_of_row} batches of this stream lie in the region's log out of their row: order or single copy is hurt there"));
                 }
                 slot.stream.on_scanned(found);
             }
@@ -592,6 +601,16 @@ impl Region {
         self.parts.metrics.skipped_records.inc_by(skipped.records);
         tracing::warn!(%region, topic = %partition.0, partition = partition.1, offset, next_offset = skipped.next_offset,
             records = skipped.records, "an operator stepped over this batch: the region never gets it; the stream goes on behind it");
+        self.parts.journal.stream(
+            Kind::RecordsSkipped,
+            region,
+            &partition.0,
+            partition.1,
+            &format!(
+                "{} records from source offset {offset} were stepped over: the region never gets them",
+                skipped.records
+            ),
+        );
         self.touch(stream);
         Ok(skipped)
     }
@@ -619,6 +638,7 @@ impl Region {
             tracing::error!(region = %self.parts.settings.name, topic = %slot.stream.topic, partition = slot.stream.partition,
                 from_offset = from, to_offset = to, records,
                 "the local log no longer has these offsets (retention): the region never gets them; the stream goes on behind them");
+            self.parts.journal.stream(Kind::RecordsLost, &self.parts.settings.name, &slot.stream.topic, slot.stream.partition, &format!("the local log no longer has offsets {from} to {to} (retention): the region never gets these {records} records"));
             slot.stream.leave_draining(now);
         }
         self.touch(stream);

@@ -16,6 +16,13 @@ impl Region {
                 slot.stream.on_unreachable();
                 tracing::info!(region = %self.parts.settings.name, topic = %slot.stream.topic,
                     partition = slot.stream.partition, "the topic is gone from the local cluster; its stream ends");
+                self.parts.journal.stream(
+                    Kind::StreamEnded,
+                    &self.parts.settings.name,
+                    &slot.stream.topic,
+                    slot.stream.partition,
+                    "the topic is gone from the local cluster; its stream ends",
+                );
                 let (topic, partition) = (slot.stream.topic.clone(), slot.stream.partition);
                 if let Some(partitions) = self.by_partition.get_mut(&topic) {
                     partitions.remove(&partition);

@@ -32,12 +32,20 @@ impl Region {
                 partition = slot.stream.partition, records,
                 "the local log was truncated (unclean leader election): the region has records that the local cluster has lost; \
                  the stream goes on behind them");
+            self.parts.journal.stream(Kind::RecordsDiverged, &self.parts.settings.name, &slot.stream.topic, slot.stream.partition, &format!("the local log was truncated (unclean leader election): the region has {records} records that the local cluster has lost"));
         }
         self.parts.metrics.renumbered_batches.inc_by(std::mem::take(&mut slot.stream.renumbered_batches));
         slot.stream.leave_draining(now);
         if let Some(incident) = slot.stream.incident.take() {
             tracing::error!(region = %self.parts.settings.name, topic = %slot.stream.topic,
                 partition = slot.stream.partition, "{incident}");
+            self.parts.journal.stream(
+                Kind::StreamIncident,
+                &self.parts.settings.name,
+                &slot.stream.topic,
+                slot.stream.partition,
+                &incident,
+            );
         }
         if slot.stream.uncommitted().is_some() && !slot.gone {
             self.uncommitted.insert(stream);

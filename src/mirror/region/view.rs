@@ -54,6 +54,13 @@ impl Region {
         if stalled && !was_stalled {
             tracing::warn!(region = %self.parts.settings.name, topic = %slot.stream.topic,
                 partition = slot.stream.partition, reason = reason.as_deref().unwrap_or_default(), "the stream is stalled");
+            self.parts.journal.stream(
+                Kind::StreamStalled,
+                &self.parts.settings.name,
+                &slot.stream.topic,
+                slot.stream.partition,
+                reason.as_deref().unwrap_or_default(),
+            );
         } else if was_stalled
             && state == State::Mirroring
             && !slot.stream.has_unanswered()
@@ -61,6 +68,13 @@ impl Region {
         {
             tracing::info!(region = %self.parts.settings.name, topic = %slot.stream.topic,
                 partition = slot.stream.partition, "the stream goes on");
+            self.parts.journal.stream(
+                Kind::StreamWentOn,
+                &self.parts.settings.name,
+                &slot.stream.topic,
+                slot.stream.partition,
+                "the stream goes on",
+            );
         } else if was_stalled && !trying {
             return;
         }
@@ -88,7 +102,13 @@ impl Region {
             let partition = PartitionLag {
                 partition: slot.stream.partition,
                 state,
+                remedy: lag::remedy(state, reason.as_deref()),
                 reason,
+                obstacle: slot.stream.obstacle().map(|Obstacle { offset, next_offset, records }| ObstacleLag {
+                    offset,
+                    next_offset,
+                    records,
+                }),
                 local_end_offset: slot.stream.source_end(),
                 next_source_offset: slot.stream.position().source_offset,
                 lag_records,
@@ -108,6 +128,9 @@ impl Region {
                     lag_records: 0,
                     lag_bytes: Some(0),
                     lag_seconds: 0.0,
+                    mirrored_records: 0,
+                    mirrored_bytes: 0,
+                    rates: Default::default(),
                     replication_latency: Default::default(),
                     partitions: Vec::new(),
                 })
@@ -125,6 +148,9 @@ impl Region {
             if let Some(latency) = self.topic_latency.get_mut(topic.topic.as_str()) {
                 topic.replication_latency = latency.summary(now);
             }
+            if let Some((records, bytes)) = self.topic_mirrored.get(topic.topic.as_str()) {
+                (topic.mirrored_records, topic.mirrored_bytes) = (*records, *bytes);
+            }
         }
         let topics: Vec<TopicLag> = topics.into_values().collect();
         let state = topics.iter().map(|topic| topic.state).max().unwrap_or(State::Mirroring);
@@ -136,6 +162,7 @@ impl Region {
         RegionLag {
             region: self.parts.settings.name.to_string(),
             state,
+            remedy: lag::remedy(state, reason.as_deref()),
             reason,
             streams: self.slots.iter().filter(|slot| !slot.gone).count(),
             lag_records: topics.iter().map(|topic| topic.lag_records).sum(),
@@ -143,6 +170,7 @@ impl Region {
             lag_seconds: topics.iter().map(|topic| topic.lag_seconds).fold(0.0, f64::max),
             mirrored_records: self.mirrored_records,
             mirrored_bytes: self.mirrored_bytes,
+            rates: Default::default(),
             replication_latency: self.latency.summary(now),
             topics,
         }

@@ -224,6 +224,11 @@ impl Stream {
         self.phase = Phase::Stalled { reason, obstacle: None, retry_at: now + STALL_RETRY };
     }
 
+    /// The batch that is in the way, where the stream is stalled by one.
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        if let Phase::Stalled { obstacle, .. } = &self.phase { *obstacle } else { None }
+    }
+
     /// Steps over the batch at source offset `offset`, which stalls the stream: a new incarnation begins behind it.
     ///
     /// # Errors

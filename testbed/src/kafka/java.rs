@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use tokio::process::Command as AsyncCommand;
 
 use crate::kafka::artifacts::Kafka;
+use crate::packages;
 
 const JAVA_MAJOR_MIN: u32 = 17;
 
@@ -123,13 +124,11 @@ pub fn ensure(maven: bool) -> Result<()> {
     if satisfied() {
         return Ok(());
     }
-    let root = rustix::process::getuid().is_root();
-    if root && Path::new("/etc/debian_version").exists() {
+    if packages::may_install() {
         eprintln!("testbed: installing Java and Maven with apt-get");
-        apt_get(&["update"]);
         // Newer Debians have dropped 17; their default is newer, which is as good.
-        if !apt_get(&["install", "-y", "--no-install-recommends", "openjdk-17-jre-headless", "maven"]) {
-            apt_get(&["install", "-y", "--no-install-recommends", "default-jre-headless", "maven"]);
+        if !packages::install(&["openjdk-17-jre-headless", "maven"]) {
+            packages::install(&["default-jre-headless", "maven"]);
         }
         if satisfied() {
             return Ok(());
@@ -140,15 +139,4 @@ pub fn ensure(maven: bool) -> Result<()> {
         java_major().map_or("none".to_owned(), |major| major.to_string()),
         if has_maven() { "yes" } else { "none" },
     )
-}
-
-fn apt_get(args: &[&str]) -> bool {
-    Command::new("apt-get")
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .arg("-q")
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
 }

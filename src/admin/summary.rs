@@ -1,0 +1,163 @@
+//! What the page shows at once: a region in a few numbers, and one line that says whether all is well.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::Readiness;
+use super::monitor::Seen;
+use crate::lag::{LatencySummary, Rates, RegionLag, State};
+
+/// A region without its topics.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct RegionSummary {
+    pub region: String,
+    pub state: State,
+    /// Since when, in milliseconds since 1970; 0 when that is not known yet.
+    pub state_since_ms: u64,
+    pub reason: Option<String>,
+    pub remedy: Option<String>,
+    pub topics: usize,
+    pub streams: usize,
+    /// Streams by state; states in which none is are left out.
+    pub streams_by_state: BTreeMap<&'static str, usize>,
+    pub lag_records: u64,
+    pub lag_bytes: Option<u64>,
+    pub lag_seconds: f64,
+    pub rates: Rates,
+    pub replication_latency: LatencySummary,
+    pub mirrored_records: u64,
+    pub mirrored_bytes: u64,
+    /// Sums over the partitions, since their streams first began.
+    pub lost_records: u64,
+    pub diverged_records: u64,
+    pub skipped_records: u64,
+}
+
+impl RegionSummary {
+    /// Without rates and `state_since_ms`, which lag alone does not know.
+    pub fn of(lag: &RegionLag) -> Self {
+        let mut summary = Self {
+            region: lag.region.clone(),
+            state: lag.state,
+            state_since_ms: 0,
+            reason: lag.reason.clone(),
+            remedy: lag.remedy.clone(),
+            topics: lag.topics.len(),
+            streams: lag.streams,
+            streams_by_state: BTreeMap::new(),
+            lag_records: lag.lag_records,
+            lag_bytes: lag.lag_bytes,
+            lag_seconds: lag.lag_seconds,
+            rates: lag.rates,
+            replication_latency: lag.replication_latency,
+            mirrored_records: lag.mirrored_records,
+            mirrored_bytes: lag.mirrored_bytes,
+            lost_records: 0,
+            diverged_records: 0,
+            skipped_records: 0,
+        };
+        for partition in lag.topics.iter().flat_map(|topic| &topic.partitions) {
+            *summary.streams_by_state.entry(partition.state.as_str()).or_default() += 1;
+            summary.lost_records += partition.lost_records;
+            summary.diverged_records += partition.diverged_records;
+            summary.skipped_records += partition.skipped_records;
+        }
+        summary
+    }
+
+    fn in_state(&self, state: State) -> usize {
+        self.streams_by_state.get(state.as_str()).copied().unwrap_or(0)
+    }
+}
+
+/// How well all is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Level {
+    /// Every region has everything.
+    Well,
+    /// Something is behind, and heals alone.
+    Behind,
+    /// A person must look.
+    Bad,
+}
+
+/// One message of `/stream`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Summary {
+    pub version: &'static str,
+    pub at_ms: u64,
+    pub level: Level,
+    /// Whether all is well, in words.
+    pub headline: String,
+    /// The newest event's number: when it grows, there is something to read at `/events`.
+    pub last_event: u64,
+    pub regions: Vec<RegionSummary>,
+}
+
+impl Summary {
+    pub fn new(seen: &Seen, readiness: &Readiness, last_event: u64, version: &'static str) -> Self {
+        let (level, headline) = headline(seen, readiness);
+        Self { version, at_ms: seen.at_ms, level, headline, last_event, regions: seen.regions.clone() }
+    }
+}
+
+/// Whether all is well, in one line.
+fn headline(seen: &Seen, readiness: &Readiness) -> (Level, String) {
+    if !readiness.ready {
+        return (Level::Bad, format!("No client is served yet: waiting for {}.", readiness.waiting_for.join(", ")));
+    }
+    if !seen.answered {
+        return (Level::Bad, "The mirror does not answer: what is shown is old.".to_owned());
+    }
+    let silent = seen.silent.iter().map(|name| (Level::Bad, format!("{name}: its task does not answer; see the log")));
+    let regions = seen.regions.iter().filter_map(told);
+    let all: Vec<(Level, String)> = silent.chain(regions).collect();
+    let level = all.iter().map(|(level, _)| *level).max().unwrap_or(Level::Well);
+    if level > Level::Well {
+        let words: Vec<String> = all.into_iter().map(|(_, words)| words).collect();
+        return (level, format!("{}.", words.join(" · ")));
+    }
+    let words = match seen.regions.as_slice() {
+        [] => "Clients are served; no region is mirrored to.".to_owned(),
+        [one] => format!("All is well: {} has everything.", one.region),
+        many => format!("All is well: all {} regions have everything.", many.len()),
+    };
+    (Level::Well, words)
+}
+
+/// What there is to say of a region that is not well.
+fn told(region: &RegionSummary) -> Option<(Level, String)> {
+    let name = &region.region;
+    let behind = || format!("{} records, {} behind", region.lag_records, duration(region.lag_seconds));
+    match region.state {
+        State::Mirroring => None,
+        State::Unreachable => Some((Level::Bad, format!("{name} can't be reached: {}", behind()))),
+        State::Stalled => {
+            let (stalled, all) = (region.in_state(State::Stalled), region.streams);
+            Some((Level::Bad, format!("{name}: {stalled} of {all} streams stalled")))
+        }
+        State::Paused => Some((Level::Behind, format!("{name} is paused: {}", behind()))),
+        State::Starting | State::CatchingUp => {
+            let word = if region.state == State::Starting { "starts" } else { "catches up" };
+            let end = match region.rates.caught_up_in_seconds {
+                Some(wait) if wait > 0.0 => format!(", done in about {}", duration(wait)),
+                Some(_) => String::new(),
+                None => ", not getting better".to_owned(),
+            };
+            Some((Level::Behind, format!("{name} {word}: {}{end}", behind())))
+        }
+    }
+}
+
+/// 4 s, 12 min, 3 h, 2 d.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 1.0 => "less than 1 s".to_owned(),
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7_200.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.0} h", s / 3_600.0),
+        s => format!("{:.0} d", s / 86_400.0),
+    }
+}

@@ -1,0 +1,145 @@
+//! Topics of a region and partitions of a topic in bounded pieces, the worst first: what the page shows of ten thousand.
+
+use std::cmp::Ordering;
+
+use serde::{Deserialize, Serialize};
+
+use crate::lag::{LatencySummary, PartitionLag, Rates, State, TopicLag};
+
+/// Rows of an answer unless asked otherwise.
+const ROWS: usize = 100;
+/// Rows of an answer, at most.
+pub(super) const ROWS_MAX: usize = 1000;
+
+/// What is asked for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Wanted {
+    /// A part of the name (for partitions: the number), or a state.
+    search: String,
+    sort: Sort,
+    /// From the end.
+    reverse: bool,
+    limit: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Sort {
+    /// The worst state first, then who is behind for longest, then by most records.
+    #[default]
+    Worst,
+    Name,
+    LagRecords,
+    LagSeconds,
+    Rate,
+}
+
+/// A topic without its partitions.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct TopicRow {
+    topic: String,
+    region_topic: String,
+    state: State,
+    partitions: usize,
+    stalled_partitions: usize,
+    lag_records: u64,
+    lag_bytes: Option<u64>,
+    lag_seconds: f64,
+    rates: Rates,
+    replication_latency: LatencySummary,
+}
+
+/// `total` topics, of which `matched` are what was searched for; these are the first of them.
+#[derive(Debug, Serialize)]
+pub(super) struct Topics {
+    total: usize,
+    matched: usize,
+    topics: Vec<TopicRow>,
+}
+
+/// A topic, and the first of its partitions that are what was searched for.
+#[derive(Debug, Serialize)]
+pub(super) struct Partitions {
+    #[serde(flatten)]
+    topic: TopicRow,
+    matched: usize,
+    rows: Vec<PartitionLag>,
+}
+
+impl Wanted {
+    /// The topics that are wanted of all of a region's.
+    pub fn topics(&self, topics: &[TopicLag]) -> Topics {
+        let mut rows: Vec<&TopicLag> = topics.iter().filter(|topic| self.finds(&topic.topic, topic.state)).collect();
+        rows.sort_by(|a, b| {
+            let order = match self.sort {
+                Sort::Worst => worst((a.state, a.lag_seconds, a.lag_records), (b.state, b.lag_seconds, b.lag_records)),
+                Sort::Name => Ordering::Equal,
+                Sort::LagRecords => b.lag_records.cmp(&a.lag_records),
+                Sort::LagSeconds => b.lag_seconds.total_cmp(&a.lag_seconds),
+                Sort::Rate => b.rates.mirrored_records_per_second.total_cmp(&a.rates.mirrored_records_per_second),
+            };
+            self.directed(order.then_with(|| a.topic.cmp(&b.topic)))
+        });
+        Topics {
+            total: topics.len(),
+            matched: rows.len(),
+            topics: rows.into_iter().take(self.limit()).map(row).collect(),
+        }
+    }
+
+    /// The partitions that are wanted of a topic's.
+    pub fn partitions(&self, topic: TopicLag) -> Partitions {
+        let header = row(&topic);
+        let mut rows: Vec<PartitionLag> = topic
+            .partitions
+            .into_iter()
+            .filter(|partition| self.finds(&partition.partition.to_string(), partition.state))
+            .collect();
+        rows.sort_by(|a, b| {
+            let order = match self.sort {
+                Sort::Worst => worst((a.state, a.lag_seconds, a.lag_records), (b.state, b.lag_seconds, b.lag_records)),
+                // A partition has no rate of its own.
+                Sort::Name | Sort::Rate => Ordering::Equal,
+                Sort::LagRecords => b.lag_records.cmp(&a.lag_records),
+                Sort::LagSeconds => b.lag_seconds.total_cmp(&a.lag_seconds),
+            };
+            self.directed(order.then(a.partition.cmp(&b.partition)))
+        });
+        let matched = rows.len();
+        rows.truncate(self.limit());
+        Partitions { topic: header, matched, rows }
+    }
+
+    fn finds(&self, name: &str, state: State) -> bool {
+        let search = self.search.trim();
+        search.is_empty() || name.contains(search) || state.as_str() == search
+    }
+
+    fn directed(&self, order: Ordering) -> Ordering {
+        if self.reverse { order.reverse() } else { order }
+    }
+
+    fn limit(&self) -> usize {
+        self.limit.unwrap_or(ROWS).min(ROWS_MAX)
+    }
+}
+
+fn worst(a: (State, f64, u64), b: (State, f64, u64)) -> Ordering {
+    b.0.cmp(&a.0).then(b.1.total_cmp(&a.1)).then(b.2.cmp(&a.2))
+}
+
+fn row(topic: &TopicLag) -> TopicRow {
+    TopicRow {
+        topic: topic.topic.clone(),
+        region_topic: topic.region_topic.clone(),
+        state: topic.state,
+        partitions: topic.partitions.len(),
+        stalled_partitions: topic.partitions.iter().filter(|partition| partition.state == State::Stalled).count(),
+        lag_records: topic.lag_records,
+        lag_bytes: topic.lag_bytes,
+        lag_seconds: topic.lag_seconds,
+        rates: topic.rates,
+        replication_latency: topic.replication_latency,
+    }
+}

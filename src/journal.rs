@@ -1,0 +1,186 @@
+//! What changed state, when and why: the last thousand events, in memory, for the operator who comes later.
+//!
+//! An event is noted beside the log line that says the same. The journal is lost with the process; the log is what lasts.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+/// Events that are kept. When there are more, the oldest goes.
+pub const EVENTS_MAX: usize = 1000;
+/// Bytes of a message, at most: reasons may carry what a broker said.
+pub const MESSAGE_BYTES_MAX: usize = 2000;
+
+/// What kind of thing happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// This process started.
+    Started,
+    /// It was told to stop.
+    Stopping,
+    /// The local cluster answers.
+    LocalReached,
+    /// The local cluster does not answer.
+    LocalUnreachable,
+    /// A broker of a region can't be reached.
+    RegionUnreachable,
+    /// All brokers of a region can be reached again.
+    RegionReachable,
+    /// A stream is stalled.
+    StreamStalled,
+    /// A stalled stream goes on, and has caught up.
+    StreamWentOn,
+    /// A topic is gone from the local cluster, and its stream with it.
+    StreamEnded,
+    /// Retention took records before they were mirrored.
+    RecordsLost,
+    /// The region has records that the local log has lost.
+    RecordsDiverged,
+    /// An operator stepped over records.
+    RecordsSkipped,
+    /// Something happened to a stream that a person should know, such as records that may be in the region twice.
+    StreamIncident,
+    /// An operator asked for something, with what came of it.
+    Command,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Event {
+    /// Its number; the first one of a process is 1.
+    pub number: u64,
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// What kind of thing.
+    pub kind: Kind,
+    /// The region that it is about.
+    pub region: Option<String>,
+    /// The topic, by its name in the local cluster.
+    pub topic: Option<String>,
+    /// The partition.
+    pub partition: Option<i32>,
+    /// Who asked for it: the peer's address on the admin port.
+    pub by: Option<String>,
+    /// What happened and why, in words.
+    pub message: String,
+}
+
+impl Event {
+    fn new(kind: Kind, message: &str) -> Self {
+        Self {
+            number: 0,
+            at_ms: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
+            kind,
+            region: None,
+            topic: None,
+            partition: None,
+            by: None,
+            message: shortened(message),
+        }
+    }
+}
+
+/// At most [`MESSAGE_BYTES_MAX`] bytes of `message`, cut between two characters.
+fn shortened(message: &str) -> String {
+    if message.len() <= MESSAGE_BYTES_MAX {
+        return message.to_owned();
+    }
+    let end = (0..=MESSAGE_BYTES_MAX).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}…", &message[..end])
+}
+
+/// The last [`EVENTS_MAX`] events. Writing never waits for more than the lock of a deque.
+#[derive(Debug, Default)]
+pub struct Journal {
+    events: Mutex<VecDeque<Event>>,
+}
+
+impl Journal {
+    /// Something that concerns the whole proxy.
+    pub fn note(&self, kind: Kind, message: &str) {
+        self.push(Event::new(kind, message));
+    }
+
+    /// Something that concerns a region.
+    pub fn region(&self, kind: Kind, region: &str, message: &str) {
+        self.push(Event { region: Some(region.to_owned()), ..Event::new(kind, message) });
+    }
+
+    /// Something that concerns one stream to a region.
+    pub fn stream(&self, kind: Kind, region: &str, topic: &str, partition: i32, message: &str) {
+        self.push(Event {
+            region: Some(region.to_owned()),
+            topic: Some(topic.to_owned()),
+            partition: Some(partition),
+            ..Event::new(kind, message)
+        });
+    }
+
+    /// What an operator (`by`) asked for, with what came of it.
+    pub fn command(&self, by: &str, region: &str, topic: &str, partition: i32, message: &str) {
+        self.push(Event {
+            region: Some(shortened(region)),
+            topic: Some(shortened(topic)),
+            partition: Some(partition),
+            by: Some(by.to_owned()),
+            ..Event::new(Kind::Command, message)
+        });
+    }
+
+    /// Events with a number above `after`, the newest first, at most `limit`.
+    pub fn recent(&self, after: u64, limit: usize) -> Vec<Event> {
+        self.lock().iter().rev().take_while(|event| event.number > after).take(limit).cloned().collect()
+    }
+
+    /// The number of the newest event; 0 before the first.
+    pub fn last_number(&self) -> u64 {
+        self.lock().back().map_or(0, |event| event.number)
+    }
+
+    fn push(&self, mut event: Event) {
+        let mut events = self.lock();
+        event.number = events.back().map_or(1, |last| last.number + 1);
+        if events.len() == EVENTS_MAX {
+            events.pop_front();
+        }
+        events.push_back(event);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Event>> {
+        // A deque of events is whole after a panic too.
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_thousand_events_are_kept_and_numbers_go_on() {
+        let journal = Journal::default();
+        assert_eq!(journal.last_number(), 0);
+        for number in 1..=1500 {
+            journal.region(Kind::RegionUnreachable, "us", &format!("event {number}"));
+        }
+        let all = journal.recent(0, usize::MAX);
+        assert_eq!((all.len(), all[0].number, all[999].number), (1000, 1500, 501));
+        assert_eq!(all[0].message, "event 1500");
+        let new = journal.recent(1497, 2);
+        assert_eq!(new.iter().map(|event| event.number).collect::<Vec<_>>(), [1500, 1499]);
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_two_characters() {
+        let journal = Journal::default();
+        journal.stream(Kind::StreamStalled, "us", "orders", 3, &"é".repeat(MESSAGE_BYTES_MAX));
+        let event = &journal.recent(0, 1)[0];
+        assert!(event.message.len() <= MESSAGE_BYTES_MAX + "…".len() && event.message.ends_with("é…"));
+        assert_eq!((event.topic.as_deref(), event.partition), (Some("orders"), Some(3)));
+    }
+}

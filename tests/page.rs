@@ -1,0 +1,515 @@
+//! The dashboard page in a real Chromium: every state, by eye, keyboard and screen reader; and steering a real diffluent.
+//!
+//! `UPDATE_IMAGES=1 cargo test --test page` writes the pictures of docs/images again.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use common::{DIFFLUENT, wait_mirrored};
+use diffluent::admin::clusters::BrokerView;
+use diffluent::admin::{self, AdminState, ClusterView, Commands, LagFuture, LagSource, Readiness, SkipFuture};
+use diffluent::journal::{Journal, Kind};
+use diffluent::lag::{LatencySummary, ObstacleLag, PartitionLag, Rates, RegionLag, State, TopicLag, remedy};
+use diffluent::mirror::SkipError;
+use diffluent::mirror::progress::Partition;
+use diffluent::mirror::stream::Obstacle;
+use diffluent_testbed::browser::Browser;
+use diffluent_testbed::{Cluster, Proxy, ProxyConfig, Workload};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// How long the page may take to show something.
+const PATIENCE: Duration = Duration::from_secs(30);
+const REFUSED: &str = "the region refuses the batch at source offset 93 (4 records): MESSAGE_TOO_LARGE (10); raise max.message.bytes \
+                       of the topic there; or step over it with diffluent skip";
+
+/// A mirror whose lag the test sets.
+#[derive(Default)]
+struct Stage {
+    regions: Mutex<Vec<RegionLag>>,
+    skipped: Mutex<Vec<(String, Partition, i64)>>,
+}
+
+impl Stage {
+    fn show(&self, regions: Vec<RegionLag>) {
+        *self.regions.lock().unwrap() = regions;
+    }
+}
+
+impl LagSource for Stage {
+    fn lag(&self) -> LagFuture<'_> {
+        let regions = self.regions.lock().unwrap().clone();
+        Box::pin(async { regions })
+    }
+}
+
+impl Commands for Stage {
+    fn skip(&self, region: String, partition: Partition, offset: i64) -> SkipFuture<'_> {
+        Box::pin(async move {
+            if offset != 93 {
+                return Err(SkipError::Refused("the stream is stalled by another batch".into()));
+            }
+            self.skipped.lock().unwrap().push((region, partition, offset));
+            Ok(Obstacle { offset, next_offset: 97, records: 4 })
+        })
+    }
+}
+
+fn partition(number: i32, state: State, behind: u64, seconds: f64) -> PartitionLag {
+    let reason = match state {
+        State::Stalled => Some(REFUSED.to_owned()),
+        State::Unreachable => Some("kafka.us-east:9092 can't be reached: connection refused".to_owned()),
+        _ => None,
+    };
+    PartitionLag {
+        partition: number,
+        state,
+        remedy: remedy(state, reason.as_deref()),
+        reason,
+        obstacle: (state == State::Stalled).then_some(ObstacleLag { offset: 93, next_offset: 97, records: 4 }),
+        local_end_offset: 120_000,
+        next_source_offset: 120_000 - i64::try_from(behind).unwrap(),
+        lag_records: behind,
+        lag_bytes: None,
+        lag_seconds: seconds,
+        lost_records: 0,
+        diverged_records: 0,
+        skipped_records: 0,
+        replication_latency: latency(),
+    }
+}
+
+fn latency() -> LatencySummary {
+    LatencySummary { count: 900, p50: 0.083, p90: 0.091, p99: 0.14, max: 0.3 }
+}
+
+fn topic(name: &str, partitions: Vec<PartitionLag>) -> TopicLag {
+    TopicLag {
+        topic: name.into(),
+        region_topic: name.into(),
+        state: partitions.iter().map(|partition| partition.state).max().unwrap(),
+        lag_records: partitions.iter().map(|partition| partition.lag_records).sum(),
+        lag_bytes: None,
+        lag_seconds: partitions.iter().map(|partition| partition.lag_seconds).fold(0.0, f64::max),
+        mirrored_records: 120_000,
+        mirrored_bytes: 98_000_000,
+        rates: Rates::default(),
+        replication_latency: latency(),
+        partitions,
+    }
+}
+
+fn region(name: &str, topics: Vec<TopicLag>) -> RegionLag {
+    let state = topics.iter().map(|topic| topic.state).max().unwrap();
+    let partitions = || topics.iter().flat_map(|topic| &topic.partitions);
+    let reason = partitions().find(|partition| partition.state == state).and_then(|partition| partition.reason.clone());
+    RegionLag {
+        region: name.into(),
+        state,
+        remedy: remedy(state, reason.as_deref()),
+        reason,
+        streams: partitions().count(),
+        lag_records: topics.iter().map(|topic| topic.lag_records).sum(),
+        lag_bytes: None,
+        lag_seconds: topics.iter().map(|topic| topic.lag_seconds).fold(0.0, f64::max),
+        mirrored_records: 4_000_000,
+        mirrored_bytes: 3_200_000_000,
+        rates: Rates::default(),
+        replication_latency: latency(),
+        topics,
+    }
+}
+
+/// A region of three topics in which partition 1 of "payments" is as said.
+fn one_off(name: &str, state: State, behind: u64, seconds: f64) -> RegionLag {
+    let well = |number| partition(number, State::Mirroring, 0, 0.0);
+    region(
+        name,
+        vec![
+            topic("clicks", (0..12).map(well).collect()),
+            topic("orders", (0..6).map(well).collect()),
+            topic("payments", vec![well(0), partition(1, state, behind, seconds), well(2)]),
+        ],
+    )
+}
+
+fn well(name: &str) -> RegionLag {
+    one_off(name, State::Mirroring, 0, 0.0)
+}
+
+/// The admin port in front of a stage.
+struct Port {
+    address: SocketAddr,
+    shutdown: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Port {
+    async fn open(address: &str, stage: &Arc<Stage>, journal: &Arc<Journal>) -> Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let (shutdown, down) = watch::channel(false);
+        let cluster = |name: &str, under_replicated_partitions| ClusterView {
+            cluster: name.into(),
+            cluster_id: "abc".into(),
+            brokers: (1..=3)
+                .map(|node_id| BrokerView { node_id, host: format!("kafka-{node_id}.{name}"), port: 9092, leads: 7 })
+                .collect(),
+            topics: 3,
+            partitions: 21,
+            under_replicated_partitions,
+            leaderless_partitions: 0,
+            under_replicated_topics: if under_replicated_partitions > 0 { vec!["clicks".into()] } else { Vec::new() },
+        };
+        let state = AdminState {
+            lag: stage.clone(),
+            commands: stage.clone(),
+            ready: Arc::new(Readiness::ready),
+            registry: Arc::new(Registry::with_prefix("diffluent")),
+            clusters: Arc::new(move || vec![cluster("eu-west", 0), cluster("us-east", 2)]),
+            journal: journal.clone(),
+            config: Arc::new(serde_json::json!({"proxy": {"name": "eu-west"}})),
+            partition_metrics: false,
+            version: "0.1.0",
+        };
+        Ok(Self { address, shutdown, task: tokio::spawn(admin::serve(listener, state, down)) })
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    async fn close(self) -> Result<()> {
+        self.shutdown.send_replace(true);
+        tokio::time::timeout(PATIENCE, self.task).await.context("the port did not close")??;
+        Ok(())
+    }
+}
+
+/// The page's own console must be silent.
+fn assert_silent(browser: &mut Browser) {
+    let complaints = browser.complaints();
+    assert!(complaints.is_empty(), "the console complains: {complaints:#?}");
+}
+
+/// Writes a picture for the docs, where that is wanted.
+async fn picture(browser: &mut Browser, name: &str) -> Result<()> {
+    if std::env::var_os("UPDATE_IMAGES").is_none() {
+        return Ok(());
+    }
+    browser.eval("scrollTo(0, 0)").await?;
+    // What was just changed is painted with the next frames.
+    browser.eval("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))").await?;
+    browser.picture(&Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/images/{name}.png"))).await
+}
+
+/// Pictures need an hour's past, which a test does not have: the page is given one in place of the port's.
+const AN_HOUR: &str = r#"{
+    const real = window.fetch;
+    window.fetch = (path, options) => {
+        if (!String(path).endsWith("/history")) return real(path, options);
+        const now = Math.floor(Date.now() / 10000) * 10000;
+        const at_ms = Array.from({ length: 359 }, (_, at) => now - (359 - at) * 10000);
+        const lag_records = at_ms.map((_, at) => at > 120 && at < 190 ? Math.round((at < 170 ? at - 120 : (190 - at) * 2.5) * 240) : 30 + at % 7);
+        const hour = { resolution_seconds: 10, at_ms, lag_records, lag_seconds: lag_records.map((records) => records / 120), mirrored_records_per_second: lag_records.map(() => 900) };
+        return Promise.resolve(new Response(JSON.stringify(hour), { headers: { "content-type": "application/json" } }));
+    };
+}"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_shows_every_state_and_that_the_connection_is_lost_and_back() -> Result<()> {
+    let stage = Arc::new(Stage::default());
+    let journal = Arc::new(Journal::default());
+    journal.note(Kind::Started, "diffluent 0.1.0 started");
+    journal.note(Kind::LocalReached, "the local cluster is reached");
+    stage.show(vec![well("us-east"), well("ap-south")]);
+    let port = Port::open("127.0.0.1:0", &stage, &journal).await?;
+    let mut browser = Browser::start().await?;
+    browser.look(1100, 900, false).await?;
+    browser.call("Page.addScriptToEvaluateOnNewDocument", serde_json::json!({"source": AN_HOUR})).await?;
+    browser.open(&port.url()).await?;
+    let headline = |text: &str| format!("document.getElementById('headline')?.innerText.includes({text:?})");
+    let card = |region: &str, text: &str| {
+        format!(
+            "[...document.querySelectorAll('article')].find((card) => card.querySelector('h3').innerText === {region:?})?.innerText.includes({text:?})"
+        )
+    };
+
+    browser.until(&headline("✓ All is well: all 2 regions have everything."), PATIENCE).await?;
+    browser.until(&card("us-east", "✓ mirroring"), PATIENCE).await?;
+    browser.until(&card("us-east", "83 ms · 91 ms · 140 ms"), PATIENCE).await?;
+    browser.until("document.querySelectorAll('article canvas').length === 2", PATIENCE).await?;
+    browser.until("document.getElementById('connection').innerText === '● Live'", PATIENCE).await?;
+    browser.until("document.querySelectorAll('#topics tbody tr').length === 3", PATIENCE).await?;
+    browser
+        .until("document.getElementById('events').innerText.includes('the local cluster is reached')", PATIENCE)
+        .await?;
+    browser.until("document.getElementById('brokers').innerText.includes('us-east: 3 topics, 21 partitions, ⚠ 2 under-replicated')", PATIENCE).await?;
+    picture(&mut browser, "page-well").await?;
+
+    stage.show(vec![one_off("us-east", State::CatchingUp, 48_000, 312.0), well("ap-south")]);
+    browser.until(&headline("↻ us-east catches up: 48000 records, 5 min behind"), PATIENCE).await?;
+    browser.until(&card("us-east", "↻ catching up"), PATIENCE).await?;
+    // The worst is first.
+    browser.until("document.querySelector('#topics tbody tr').innerText.includes('payments')", PATIENCE).await?;
+    picture(&mut browser, "page-behind").await?;
+
+    journal.region(Kind::RegionUnreachable, "us-east", "kafka.us-east:9092 can't be reached: connection refused");
+    stage.show(vec![one_off("us-east", State::Unreachable, 61_000, 420.0), well("ap-south")]);
+    browser.until(&headline("✕ us-east can't be reached: 61000 records, 7 min behind"), PATIENCE).await?;
+    browser.until(&card("us-east", "⚠ unreachable"), PATIENCE).await?;
+    browser.until(&card("us-east", "What to do: look at the region's brokers"), PATIENCE).await?;
+    browser.until("document.getElementById('events').innerText.includes('region unreachable')", PATIENCE).await?;
+    picture(&mut browser, "page-unreachable").await?;
+
+    journal.stream(Kind::StreamStalled, "us-east", "payments", 1, REFUSED);
+    stage.show(vec![one_off("us-east", State::Stalled, 27, 95.0), well("ap-south")]);
+    browser.until(&headline("✕ us-east: 1 of 21 streams stalled"), PATIENCE).await?;
+    browser.until(&card("us-east", "MESSAGE_TOO_LARGE (10); raise max.message.bytes"), PATIENCE).await?;
+    picture(&mut browser, "page-stalled").await?;
+    assert_silent(&mut browser);
+
+    let address = port.address.to_string();
+    port.close().await?;
+    browser
+        .until("document.getElementById('connection').innerText.startsWith('✕ Connection lost at')", PATIENCE)
+        .await?;
+    assert_eq!(browser.eval("document.body.classList.contains('lost')").await?, true);
+    picture(&mut browser, "page-lost").await?;
+    stage.show(vec![well("us-east"), well("ap-south")]);
+    let since = Instant::now();
+    let port = loop {
+        match Port::open(&address, &stage, &journal).await {
+            Ok(port) => break port,
+            Err(error) if since.elapsed() > PATIENCE => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    };
+    browser.until("document.getElementById('connection').innerText.startsWith('● Live again since')", PATIENCE).await?;
+    browser.until(&headline("✓ All is well"), PATIENCE).await?;
+    // What the browser itself says of a port that is not there is no fault of the page.
+    let complaints: Vec<String> =
+        browser.complaints().into_iter().filter(|complaint| !complaint.starts_with("network: ")).collect();
+    assert!(complaints.is_empty(), "the console complains: {complaints:#?}");
+
+    // A phone, in the dark: nothing is wider than it, but for tables, which scroll by themselves.
+    browser.look(390, 844, true).await?;
+    browser.until("getComputedStyle(document.body).backgroundColor === 'rgb(20, 24, 28)'", PATIENCE).await?;
+    browser.until("document.documentElement.scrollWidth <= 390", PATIENCE).await?;
+    picture(&mut browser, "page-phone").await?;
+    drop(browser);
+    port.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_is_used_by_keyboard_and_screen_reader_and_asks_before_it_steps_over_a_batch() -> Result<()> {
+    let stage = Arc::new(Stage::default());
+    let journal = Arc::new(Journal::default());
+    let hostile = "a-<img src=x onerror=alert(1)>";
+    let mut stalled = one_off("us-east", State::Stalled, 27, 95.0);
+    stalled.topics.push(topic(hostile, vec![partition(0, State::Mirroring, 0, 0.0)]));
+    stage.show(vec![stalled, well("ap-south")]);
+    let port = Port::open("127.0.0.1:0", &stage, &journal).await?;
+    let mut browser = Browser::start().await?;
+    browser.look(1100, 900, false).await?;
+    browser.open(&port.url()).await?;
+    browser.until("document.querySelectorAll('#topics tbody tr').length === 4", PATIENCE).await?;
+    let shown = browser.eval("document.getElementById('topics').innerText").await?;
+    assert!(shown.as_str().unwrap_or_default().contains(hostile), "names are text: {shown}");
+    assert_eq!(browser.eval("document.querySelectorAll('main img').length").await?, 0);
+
+    // What a screen reader is told.
+    let parts = browser.accessible().await?;
+    for (role, name) in [
+        ("heading", "diffluent 0.1.0"),
+        ("heading", "Regions"),
+        ("heading", "us-east"),
+        ("heading", "Topics"),
+        ("heading", "Events"),
+        ("heading", "Brokers"),
+        ("combobox", "Region"),
+        ("searchbox", "Search"),
+        ("columnheader", "Behind by"),
+        ("button", "Topics of us-east"),
+        ("button", "Partitions of payments"),
+        ("article", "us-east"),
+    ] {
+        assert!(parts.iter().any(|part| part.0 == role && part.1 == name), "no {role} {name:?} in {parts:#?}");
+    }
+    assert!(
+        parts.iter().any(|(role, name)| role == "image" && name.starts_with("Lag over the last hour: now 9")),
+        "{parts:#?}"
+    );
+    let nameless: Vec<_> = parts
+        .iter()
+        .filter(|(role, name)| {
+            ["button", "combobox", "searchbox", "heading", "link", "image"].contains(&role.as_str()) && name.is_empty()
+        })
+        .collect();
+    assert!(nameless.is_empty(), "{nameless:?}");
+    assert_eq!(browser.eval("document.querySelectorAll('h1').length").await?, 1);
+
+    // By keyboard alone: to the worst topic, its partitions, the batch that is in the way.
+    let focused = "document.activeElement?.getAttribute('aria-label') ?? document.activeElement?.innerText ?? ''";
+    tab_to(&mut browser, focused, "Partitions of payments").await?;
+    browser.press("Enter").await?;
+    browser.until("document.activeElement === document.getElementById('partitions-title')", PATIENCE).await?;
+    browser.until("document.querySelectorAll('#partitions tbody tr').length === 3", PATIENCE).await?;
+    browser.until("document.querySelector('#partitions tbody tr').innerText.includes('stalled')", PATIENCE).await?;
+    tab_to(&mut browser, focused, "Skip the batch that stalls partition 1").await?;
+    browser.press("Enter").await?;
+    browser.until("document.getElementById('skip').open", PATIENCE).await?;
+    let asked = browser.eval("document.getElementById('skip').innerText").await?;
+    let asked = asked.as_str().unwrap_or_default();
+    assert!(asked.contains("source offset 93 (to 97, exclusive; 4 records) of topic payments, partition 1: region us-east will never get it"), "{asked}");
+    picture(&mut browser, "page-skip").await?;
+    // Enter is on Cancel at first, and Escape is no, too.
+    browser.press("Enter").await?;
+    browser.until("!document.getElementById('skip').open", PATIENCE).await?;
+    assert!(stage.skipped.lock().unwrap().is_empty(), "stepped over without a yes");
+    tab_to(&mut browser, focused, "Skip the batch that stalls partition 1").await?;
+    browser.press("Enter").await?;
+    browser.until("document.getElementById('skip').open", PATIENCE).await?;
+    tab_to(&mut browser, focused, "Step over it").await?;
+    browser.press("Enter").await?;
+    browser.until("document.getElementById('skip-told').innerText.includes('Stepped over 4 records, source offsets 93 to 97')", PATIENCE).await?;
+    let skipped = stage.skipped.lock().unwrap().clone();
+    assert_eq!(skipped, [("us-east".to_owned(), (Arc::from("payments"), 1), 93)]);
+    browser.until("document.getElementById('events').innerText.includes('done, 4 records')", PATIENCE).await?;
+
+    // The other region, by its own button; a search that finds one.
+    browser.eval("document.querySelector('[aria-label=\"Topics of ap-south\"]').click()").await?;
+    browser
+        .until("document.querySelector('#topics caption').innerText === 'Topics on their way to ap-south'", PATIENCE)
+        .await?;
+    browser.eval("document.execCommand('insertText', false, 'order')").await?;
+    browser.until("document.querySelectorAll('#topics tbody tr').length === 1", PATIENCE).await?;
+    assert_silent(&mut browser);
+    drop(browser);
+    port.close().await
+}
+
+/// Presses Tab until what is focused says `name`.
+async fn tab_to(browser: &mut Browser, focused: &str, name: &str) -> Result<()> {
+    let mut seen = Vec::new();
+    for _ in 0..60 {
+        browser.press("Tab").await?;
+        let now = browser.eval(focused).await?;
+        if now == name {
+            return Ok(());
+        }
+        seen.push(now);
+    }
+    anyhow::bail!("Tab never comes to {name:?}, only to {seen:?}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_topics_and_partitions_stay_a_hundred_rows() -> Result<()> {
+    let stage = Arc::new(Stage::default());
+    let mut topics: Vec<TopicLag> = (0..10_000)
+        .map(|number| topic(&format!("topic-{number:05}"), vec![partition(0, State::Mirroring, 0, 0.0)]))
+        .collect();
+    let many = (0..10_000).map(|number| partition(number, State::CatchingUp, u64::from(number.unsigned_abs()), 5.0));
+    topics[4_711] = topic("topic-04711", many.collect());
+    stage.show(vec![region("us-east", topics)]);
+    let port = Port::open("127.0.0.1:0", &stage, &Arc::default()).await?;
+    let mut browser = Browser::start().await?;
+    browser.look(1100, 900, false).await?;
+    browser.open(&port.url()).await?;
+    let rows = |table: &str, count: usize| format!("document.querySelectorAll('#{table} tbody tr').length === {count}");
+    browser.until(&rows("topics", 100), PATIENCE).await?;
+    browser.until("document.querySelector('#topics tbody tr').innerText.includes('topic-04711')", PATIENCE).await?;
+    browser.until("document.getElementById('topics').innerText.includes('100 shown of 10,000')", PATIENCE).await?;
+    browser.eval("[...document.querySelectorAll('#topics p button')].at(-1).click()").await?;
+    browser.until(&rows("topics", 200), PATIENCE).await?;
+    browser.eval("document.querySelector('#topics tbody button').click()").await?;
+    browser.until(&rows("partitions", 100), PATIENCE).await?;
+    browser.until("document.querySelector('#partitions tbody tr').innerText.startsWith('9999')", PATIENCE).await?;
+    // Focus stays on a row while it is told anew.
+    browser.eval("document.querySelector('#topics tbody button').focus()").await?;
+    stage.show(vec![one_off("us-east", State::Mirroring, 0, 0.0)]);
+    browser.until(&rows("topics", 3), PATIENCE).await?;
+    assert_silent(&mut browser);
+    drop(browser);
+    port.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_stream_that_stalls_is_seen_and_stepped_over_on_the_page() -> Result<()> {
+    const TOPIC: &str = "orders";
+    let (eu, us) = tokio::try_join!(Cluster::builder().name("eu").start(), Cluster::builder().name("us").start())?;
+    eu.create_topic(TOPIC, 2, 1, &[]).await?;
+    us.create_topic(TOPIC, 2, 1, &[("max.message.bytes", "4000")]).await?;
+    let config = ProxyConfig::new("eu", &eu.bootstrap())
+        .region("us", &us.bootstrap())
+        .allow("the stream is stalled")
+        .allow("an operator stepped over this batch");
+    let proxy = Proxy::start(DIFFLUENT, config).await?;
+    let small = Workload {
+        partition: Some(0),
+        records: 20,
+        config: vec![("batch.num.messages".into(), "1".into())],
+        ..Workload::new(&proxy.bootstrap(), TOPIC)
+    };
+    let large = Workload { records: 1, value_bytes: 20_000, ..small.clone() };
+    assert_eq!(small.clone().run().await?.failed, 0);
+    let mut browser = Browser::start().await?;
+    browser.look(1100, 900, false).await?;
+    browser.open(&format!("http://{}/", proxy.admin_addr())).await?;
+    browser
+        .until("document.getElementById('headline').innerText.includes('All is well: us has everything')", PATIENCE)
+        .await?;
+    browser.until("document.getElementById('brokers').innerText.includes('local: ')", PATIENCE).await?;
+    assert_eq!(large.run().await?.failed, 0);
+    browser
+        .until("document.getElementById('headline').innerText.includes('us: 1 of 2 streams stalled')", PATIENCE)
+        .await?;
+    browser.until("document.getElementById('events').innerText.includes('MESSAGE_TOO_LARGE')", PATIENCE).await?;
+    browser.eval("document.querySelector('[aria-label=\"Partitions of orders\"]').click()").await?;
+    let since = Instant::now();
+    // Every five seconds the stream looks whether the batch is still refused, and is not stalled for that moment.
+    loop {
+        browser
+            .until("document.querySelector('[aria-label=\"Skip the batch that stalls partition 0\"]')", PATIENCE)
+            .await?;
+        browser
+            .eval("document.querySelector('[aria-label=\"Skip the batch that stalls partition 0\"]')?.click()")
+            .await?;
+        browser.until("document.getElementById('skip').open", PATIENCE).await?;
+        browser.eval("document.querySelector('#skip .danger').click()").await?;
+        browser.until("document.getElementById('skip-told').innerText !== ''", PATIENCE).await?;
+        let told = browser.eval("document.getElementById('skip-told').innerText").await?;
+        if told == "Stepped over 1 records, source offsets 20 to 21 (exclusive)." {
+            break;
+        }
+        assert!(since.elapsed() < PATIENCE, "{told}");
+    }
+    assert_eq!(Workload { first: 21, ..small }.run().await?.failed, 0);
+    wait_mirrored(&eu, &proxy, &["us"], &[TOPIC]).await?;
+    browser.until("document.getElementById('headline').innerText.includes('All is well')", PATIENCE).await?;
+    let events: serde_json::Value = serde_json::from_str(&proxy.get("/events").await?)?;
+    let kinds: Vec<&str> =
+        events["events"].as_array().context("no events")?.iter().filter_map(|event| event["kind"].as_str()).collect();
+    for kind in ["started", "local_reached", "stream_stalled", "command", "records_skipped", "stream_went_on"] {
+        assert!(kinds.contains(&kind), "no event {kind} in {events:#}");
+    }
+    let brokers: serde_json::Value = serde_json::from_str(&proxy.get("/brokers").await?)?;
+    assert_eq!(brokers["clusters"][1]["cluster"], "us", "{brokers:#}");
+    assert_eq!(brokers["clusters"][1]["brokers"].as_array().map(Vec::len), Some(1), "{brokers:#}");
+    assert!(proxy.metric_with("diffluent_cluster_brokers", &["cluster=\"local\""]).await? == 1.0);
+    let shown: serde_json::Value = serde_json::from_str(&proxy.get("/config").await?)?;
+    assert_eq!(shown["proxy"]["name"], "eu", "{shown:#}");
+    // A skip that comes too late is an answer of the port, not a fault of the page.
+    let complaints: Vec<String> =
+        browser.complaints().into_iter().filter(|complaint| !complaint.contains("409")).collect();
+    assert!(complaints.is_empty(), "the console complains: {complaints:#?}");
+    drop(browser);
+    proxy.finish().await
+}
