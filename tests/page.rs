@@ -30,11 +30,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const REFUSED: &str = "the region refuses the batch at source offset 93 (4 records): MESSAGE_TOO_LARGE (10); raise max.message.bytes \
                        of the topic there; or step over it with diffluent skip";
 
-/// A mirror whose lag the test sets.
-#[derive(Default)]
+/// A mirror whose lag the test sets. Records flow all the while; what catches up gains on them.
 struct Stage {
     regions: Mutex<Vec<RegionLag>>,
+    since: Instant,
     skipped: Mutex<Vec<(String, Partition, i64)>>,
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self { regions: Mutex::default(), since: Instant::now(), skipped: Mutex::default() }
+    }
 }
 
 impl Stage {
@@ -45,7 +51,25 @@ impl Stage {
 
 impl LagSource for Stage {
     fn lag(&self) -> LagFuture<'_> {
-        let regions = self.regions.lock().unwrap().clone();
+        let mut regions = self.regions.lock().unwrap().clone();
+        let passed_ms = i64::try_from(self.since.elapsed().as_millis()).unwrap();
+        for region in &mut regions {
+            region.mirrored_records += u64::try_from(passed_ms).unwrap();
+            region.mirrored_bytes += 840 * u64::try_from(passed_ms).unwrap();
+            for topic in &mut region.topics {
+                topic.mirrored_records += u64::try_from(passed_ms / 3).unwrap();
+                topic.mirrored_bytes += 280 * u64::try_from(passed_ms).unwrap();
+                for partition in &mut topic.partitions {
+                    let produced = passed_ms / 20;
+                    partition.local_end_offset += produced;
+                    partition.next_source_offset += match partition.state {
+                        State::Mirroring => produced,
+                        State::CatchingUp => 10 * produced,
+                        _ => 0,
+                    };
+                }
+            }
+        }
         Box::pin(async { regions })
     }
 }
@@ -218,7 +242,7 @@ const AN_HOUR: &str = r#"{
         const now = Math.floor(Date.now() / 10000) * 10000;
         const at_ms = Array.from({ length: 359 }, (_, at) => now - (359 - at) * 10000);
         const lag_records = at_ms.map((_, at) => at > 120 && at < 190 ? Math.round((at < 170 ? at - 120 : (190 - at) * 2.5) * 240) : 30 + at % 7);
-        const hour = { resolution_seconds: 10, at_ms, lag_records, lag_seconds: lag_records.map((records) => records / 120), mirrored_records_per_second: lag_records.map(() => 900) };
+        const hour = { resolution_seconds: 10, at_ms, lag_records, lag_seconds: lag_records.map((records, at) => records / 120 * (1 + at % 5 / 8)), mirrored_records_per_second: lag_records.map(() => 900) };
         return Promise.resolve(new Response(JSON.stringify(hour), { headers: { "content-type": "application/json" } }));
     };
 }"#;
@@ -255,7 +279,7 @@ async fn the_page_shows_every_state_and_that_the_connection_is_lost_and_back() -
     picture(&mut browser, "page-well").await?;
 
     stage.show(vec![one_off("us-east", State::CatchingUp, 48_000, 312.0), well("ap-south")]);
-    browser.until(&headline("↻ us-east catches up: 48000 records, 5 min behind"), PATIENCE).await?;
+    browser.until(&headline("↻ us-east catches up: 48,000 records, 5 min behind, done in about"), PATIENCE).await?;
     browser.until(&card("us-east", "↻ catching up"), PATIENCE).await?;
     // The worst is first.
     browser.until("document.querySelector('#topics tbody tr').innerText.includes('payments')", PATIENCE).await?;
@@ -263,7 +287,7 @@ async fn the_page_shows_every_state_and_that_the_connection_is_lost_and_back() -
 
     journal.region(Kind::RegionUnreachable, "us-east", "kafka.us-east:9092 can't be reached: connection refused");
     stage.show(vec![one_off("us-east", State::Unreachable, 61_000, 420.0), well("ap-south")]);
-    browser.until(&headline("✕ us-east can't be reached: 61000 records, 7 min behind"), PATIENCE).await?;
+    browser.until(&headline("✕ us-east can't be reached: 61,000 records, 7 min behind"), PATIENCE).await?;
     browser.until(&card("us-east", "⚠ unreachable"), PATIENCE).await?;
     browser.until(&card("us-east", "What to do: look at the region's brokers"), PATIENCE).await?;
     browser.until("document.getElementById('events').innerText.includes('region unreachable')", PATIENCE).await?;

@@ -295,6 +295,7 @@ fn one_line_says_whether_all_is_well() {
     let said = |regions: &[RegionLag], readiness: &Readiness| {
         let seen = Seen {
             answered: true,
+            at_ms: 60_000,
             regions: regions.iter().map(summary::RegionSummary::of).collect(),
             ..Seen::default()
         };
@@ -306,10 +307,10 @@ fn one_line_says_whether_all_is_well() {
     assert_eq!(said(&well, &ready), (Level::Well, "All is well: all 2 regions have everything.".into()));
     assert_eq!(said(&well[..1], &ready), (Level::Well, "All is well: us has everything.".into()));
     assert_eq!(said(&[], &ready), (Level::Well, "Clients are served; no region is mirrored to.".into()));
-    let mut behind = region("us", State::CatchingUp, 900);
+    let mut behind = region("us", State::CatchingUp, 9_000);
     assert_eq!(
         said(&[behind.clone()], &ready),
-        (Level::Behind, "us catches up: 900 records, 2 s behind, not getting better.".into())
+        (Level::Behind, "us catches up: 9,000 records, 2 s behind, not getting better.".into())
     );
     behind.rates.caught_up_in_seconds = Some(400.0);
     let both = said(&[behind, region("ap", State::Stalled, 4)], &ready);
@@ -317,7 +318,7 @@ fn one_line_says_whether_all_is_well() {
         both,
         (
             Level::Bad,
-            "us catches up: 900 records, 2 s behind, done in about 7 min · ap: 1 of 1 streams stalled.".into()
+            "us catches up: 9,000 records, 2 s behind, done in about 7 min · ap: 1 of 1 streams stalled.".into()
         )
     );
     let waiting = Readiness::waiting_for(["the local cluster to answer".to_owned()]);

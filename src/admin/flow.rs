@@ -50,10 +50,11 @@ impl Flow {
         blend(&mut self.bytes, totals.bytes.saturating_sub(before.bytes) as f64);
     }
 
-    /// The rates, and when a lag of `lag_records` is gone.
+    /// The rates, and when a lag of `lag_records` is gone. What stands still until somebody does something is never.
     pub fn rates(&self, state: State, lag_records: u64) -> Rates {
         let gained = self.moved - self.produced;
         let caught_up_in_seconds = match (state, lag_records) {
+            (State::Stalled | State::Unreachable | State::Paused, _) => None,
             (_, 0) | (State::Mirroring, _) => Some(0.0),
             _ if gained > 0.0 => Some(lag_records as f64 / gained).filter(|wait| *wait < CAUGHT_UP_MAX_SECONDS),
             _ => None,

@@ -8,6 +8,9 @@ use super::Readiness;
 use super::monitor::Seen;
 use crate::lag::{LatencySummary, Rates, RegionLag, State};
 
+/// So long after a change it can be told whether a lag shrinks.
+const TREND_MS: u64 = 20_000;
+
 /// A region without its topics.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct RegionSummary {
@@ -112,7 +115,7 @@ fn headline(seen: &Seen, readiness: &Readiness) -> (Level, String) {
         return (Level::Bad, "The mirror does not answer: what is shown is old.".to_owned());
     }
     let silent = seen.silent.iter().map(|name| (Level::Bad, format!("{name}: its task does not answer; see the log")));
-    let regions = seen.regions.iter().filter_map(told);
+    let regions = seen.regions.iter().filter_map(|region| told(region, seen.at_ms));
     let all: Vec<(Level, String)> = silent.chain(regions).collect();
     let level = all.iter().map(|(level, _)| *level).max().unwrap_or(Level::Well);
     if level > Level::Well {
@@ -128,9 +131,9 @@ fn headline(seen: &Seen, readiness: &Readiness) -> (Level, String) {
 }
 
 /// What there is to say of a region that is not well.
-fn told(region: &RegionSummary) -> Option<(Level, String)> {
+fn told(region: &RegionSummary, now_ms: u64) -> Option<(Level, String)> {
     let name = &region.region;
-    let behind = || format!("{} records, {} behind", region.lag_records, duration(region.lag_seconds));
+    let behind = || format!("{} records, {} behind", grouped(region.lag_records), duration(region.lag_seconds));
     match region.state {
         State::Mirroring => None,
         State::Unreachable => Some((Level::Bad, format!("{name} can't be reached: {}", behind()))),
@@ -144,11 +147,26 @@ fn told(region: &RegionSummary) -> Option<(Level, String)> {
             let end = match region.rates.caught_up_in_seconds {
                 Some(wait) if wait > 0.0 => format!(", done in about {}", duration(wait)),
                 Some(_) => String::new(),
+                // Rates need a while.
+                None if now_ms.saturating_sub(region.state_since_ms) < TREND_MS => String::new(),
                 None => ", not getting better".to_owned(),
             };
             Some((Level::Behind, format!("{name} {word}: {}{end}", behind())))
         }
     }
+}
+
+/// 1,234,567.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// 4 s, 12 min, 3 h, 2 d.

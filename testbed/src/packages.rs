@@ -42,6 +42,8 @@ pub fn ensure(program: &str, package: &str) -> Result<()> {
 fn apt_get(args: &[&str]) -> bool {
     Command::new("apt-get")
         .env("DEBIAN_FRONTEND", "noninteractive")
+        // Services that come with a package are not started.
+        .env("RUNLEVEL", "1")
         .arg("-q")
         .args(args)
         .stdin(Stdio::null())

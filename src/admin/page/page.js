@@ -34,7 +34,7 @@ function seconds(number) {
   return `${(number / 86400).toFixed(1)} d`;
 }
 
-const wait = (rates) => rates.caught_up_in_seconds === null ? "not getting better"
+const wait = (rates) => rates.caught_up_in_seconds === null ? "not shrinking"
   : rates.caught_up_in_seconds === 0 ? "now" : `about ${seconds(rates.caught_up_in_seconds)}`;
 const latency = (summary) => summary.count === 0 ? "nothing in the last minute"
   : `${seconds(summary.p50)} · ${seconds(summary.p90)} · ${seconds(summary.p99)}`;
@@ -132,9 +132,9 @@ class Card {
       const axis = { stroke: color("--quiet"), grid: { stroke: color("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
       this.plot = new uPlot({
         width, height: 150, legend: { show: false }, cursor: { show: false }, padding: [8, 4, 0, 4],
-        scales: { x: { time: true }, s: { range: (_, __, max) => [0, Math.max(1, max * 1.1)] }, n: { range: (_, __, max) => [0, Math.max(10, max * 1.1)] } },
+        scales: { x: { time: true, range: (_, __, last) => [last - HOUR_POINTS * POINT_SECONDS, last] }, s: { range: (_, __, max) => [0, Math.max(1, max * 1.1)] }, n: { range: (_, __, max) => [0, Math.max(10, max * 1.1)] } },
         axes: [
-          { ...axis, space: 70, values: (_, ticks) => ticks.map((tick) => new Date(tick * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" })) },
+          { ...axis, space: 70, size: 26, values: (_, ticks) => ticks.map((tick) => new Date(tick * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" })) },
           { ...axis, scale: "s", size: 52, values: (_, ticks) => ticks.map(seconds) },
           { ...axis, scale: "n", side: 1, size: 46, grid: { show: false }, values: (_, ticks) => ticks.map((tick) => Intl.NumberFormat("en", { notation: "compact" }).format(tick)) },
         ],
