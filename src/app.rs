@@ -98,7 +98,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
     let (stop_admin, admin_stopped) = watch::channel(false);
     let admin = tokio::spawn(admin::serve(admin_port, state, admin_stopped));
 
-    let result = serve(&config, &status, limits, capture, session_metrics, mirror_metrics, &journal, shutdown).await;
+    let result = serve(&config, &status, limits, capture, (session_metrics, mirror_metrics), &journal, shutdown).await;
     // Nobody listens if the admin port has failed: it is logged there.
     let _ = stop_admin.send(true);
     if let Err(error) = admin.await {
@@ -148,8 +148,7 @@ async fn serve(
     status: &Arc<Status>,
     limits: Limits,
     capture: Arc<Capture>,
-    session_metrics: Arc<SessionMetrics>,
-    mirror_metrics: MirrorMetrics,
+    (session_metrics, mirror_metrics): (Arc<SessionMetrics>, MirrorMetrics),
     journal: &Arc<Journal>,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), AppError> {

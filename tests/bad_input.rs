@@ -73,6 +73,57 @@ fn cases() -> Vec<Case> {
             "broker_closed",
         ),
         case("a Produce with a negative number of topics", &produce_of_topics(-7), Then::Wait, "broker_closed"),
+        case("a Produce with topics without end", &flexible_produce(&[&MANY]), Then::Wait, "broker_closed"),
+        case("a topic longer than the request", &flexible_produce(&[&[2], &MANY]), Then::Wait, "broker_closed"),
+        case("partitions without end", &flexible_produce(&[&[2, 2, b't'], &MANY]), Then::Wait, "broker_closed"),
+        case(
+            "records longer than the request",
+            &flexible_produce(&[&[2, 2, b't', 2, 0, 0, 0, 0], &MANY]),
+            Then::Wait,
+            "broker_closed",
+        ),
+        case("a number of topics that never ends", &flexible_produce(&[&[0xff; 20]]), Then::Wait, "broker_closed"),
+        case("a topic's length that never ends", &flexible_produce(&[&[2], &[0xff; 20]]), Then::Wait, "broker_closed"),
+        case(
+            "a records' length that never ends",
+            &flexible_produce(&[&[2, 2, b't', 2, 0, 0, 0, 0], &[0xff; 20]]),
+            Then::Wait,
+            "broker_closed",
+        ),
+        case("header tags without end", &flexible_header(&MANY), Then::Wait, "broker_closed"),
+        case(
+            "a header tag longer than the request",
+            &flexible_header(&[&[1, 9][..], &MANY].concat()),
+            Then::Wait,
+            "broker_closed",
+        ),
+        case(
+            "thousands of header tags, and no end",
+            &flexible_header(&[MANY.to_vec(), [1, 0].repeat(5_000)].concat()),
+            Then::Wait,
+            "broker_closed",
+        ),
+        case(
+            "a client id of i16::MAX",
+            &framed(12, &[0, 0, 0, 7, 0, 0, 0, 1, 0x7f, 0xff, b'x', 0]),
+            Then::Wait,
+            "broker_closed",
+        ),
+        case(
+            "a client id of i16::MIN",
+            &framed(12, &[0, 0, 0, 7, 0, 0, 0, 1, 0x80, 0, b'x', 0]),
+            Then::Wait,
+            "broker_closed",
+        ),
+        case(
+            "a Fetch with topics without end",
+            &framed(
+                42,
+                &[&[0, 1, 0, 11, 0, 0, 0, 1, 0xff, 0xff], &[0; 25][..], &[0x7f, 0xff, 0xff, 0xff], &[0; 3]].concat(),
+            ),
+            Then::Wait,
+            "broker_closed",
+        ),
         case("an unknown API", &framed(10, &[0x7f, 0xff, 0, 0, 0, 0, 0, 1, 0xff, 0xff]), Then::Wait, "broker_closed"),
         // Not wrong yet: a broker waits, and so does the proxy, until the client goes.
         case("half a length", &[0, 0], Then::Close, "client_closed"),
@@ -80,6 +131,21 @@ fn cases() -> Vec<Case> {
         case("half a frame", &framed(40, &metadata), Then::Close, "client_closed"),
         case("nothing at all", &[], Then::Close, "client_closed"),
     ]
+}
+
+/// The largest number that a varint of 32 bits holds.
+const MANY: [u8; 5] = [0xff, 0xff, 0xff, 0xff, 0x0f];
+
+/// Produce v9 up to its topics, and then these.
+fn flexible_produce(rest: &[&[u8]]) -> Vec<u8> {
+    // No header tags, no transactional id, acks=all, timeout.
+    flexible_header(&[&[0, 0, 0xff, 0xff, 0, 0, 0x10, 0][..], &rest.concat()].concat())
+}
+
+/// The header of a Produce v9 without a client id, up to its tags, and then these.
+fn flexible_header(rest: &[u8]) -> Vec<u8> {
+    let frame = [&[0, 0, 0, 9, 0, 0, 0, 1, 0xff, 0xff][..], rest].concat();
+    [&(frame.len() as i32).to_be_bytes()[..], &frame].concat()
 }
 
 /// Produce v7, acks=all, so many topics claimed, and some bytes behind.
@@ -140,11 +206,29 @@ async fn what_is_not_kafka_is_closed_counted_and_logged_and_nobody_else_notices(
     let grown = proxy.rss_bytes()?.saturating_sub(rss_before);
     ensure!(grown <= MEMORY_GROWTH_BYTES_MAX, "resident memory has grown by {grown} bytes");
     drop(open);
+    slow_sender(&broker_port, &mut bystander).await?;
 
     let outcome = Workload { records: 5_000, ..Workload::new(&proxy.bootstrap(), "orders") }.run().await?;
     ensure!(outcome.acked == 5_000, "a stock producer afterwards: {outcome:?}");
     drop((bystander, good_clients));
     proxy.finish().await
+}
+
+/// A request that comes byte by byte is answered as any other, and nobody waits for it.
+async fn slow_sender(address: &str, bystander: &mut Call) -> Result<()> {
+    let mut slow = TcpStream::connect(address).await?;
+    slow.set_nodelay(true)?;
+    // Metadata v12 without a client id, for all topics.
+    let frame = [0, 3, 0, 12, 0, 0, 0, 7, 0xff, 0xff, 0, 0, 0, 0, 0];
+    for byte in [&(frame.len() as i32).to_be_bytes()[..], &frame].concat() {
+        slow.write_all(&[byte]).await?;
+        good_call(bystander).await.context("behind a slow sender")?;
+    }
+    let answer_bytes = tokio::time::timeout(CLOSED_WITHIN, slow.read_i32()).await.context("no answer")??;
+    let mut answer = vec![0; usize::try_from(answer_bytes)?];
+    slow.read_exact(&mut answer).await?;
+    ensure!(answer.starts_with(&[0, 0, 0, 7]), "another answer: {answer:?}");
+    Ok(())
 }
 
 /// Sends what the case says, and checks that the connection ends, is counted for the right reason, and logged once.

@@ -119,7 +119,8 @@ fn partitions(out: &mut String, regions: &[RegionLag]) -> fmt::Result {
 }
 
 fn clusters(out: &mut String, clusters: &[ClusterView]) -> fmt::Result {
-    let numbers: [(&str, fn(&ClusterView) -> usize); 3] = [
+    type Number = fn(&ClusterView) -> usize;
+    let numbers: [(&str, Number); 3] = [
         ("diffluent_cluster_brokers", |cluster| cluster.brokers.len()),
         ("diffluent_cluster_under_replicated_partitions", |cluster| cluster.under_replicated_partitions),
         ("diffluent_cluster_leaderless_partitions", |cluster| cluster.leaderless_partitions),

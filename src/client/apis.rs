@@ -44,13 +44,13 @@ macro_rules! calls {
 
 calls! {
     ProduceRequest => ProduceResponse, "Produce", 0, 9, "[s[42888[4st]st]t]4t";
-    FetchRequest => FetchResponse, "Fetch", 1, 12, "424[s[42888[88t]4st]t]t";
+    FetchRequest => FetchResponse, "Fetch", 1, 12, "424[s[42888[88t]4st<0=48t,1=44t,2=84t>]t]t";
     ListOffsetsRequest => ListOffsetsResponse, "ListOffsets", 2, 7, "4[s[42884t]t]t";
     MetadataRequest => MetadataResponse, "Metadata", 3, 12, "4[4s4st]s4[2su1[2444[4][4][4]t]4t]t";
     OffsetCommitRequest => OffsetCommitResponse, "OffsetCommit", 8, 8, "4[s[42t]t]t";
     OffsetFetchRequest => OffsetFetchResponse, "OffsetFetch", 9, 7, "4[s[484s2t]t]2t";
     FindCoordinatorRequest => FindCoordinatorResponse, "FindCoordinator", 10, 3, "42s4s4t";
-    CreateTopicsRequest => CreateTopicsResponse, "CreateTopics", 19, 7, "4[su2s42[ss111t]t]t";
+    CreateTopicsRequest => CreateTopicsResponse, "CreateTopics", 19, 7, "4[su2s42[ss111t]t<0=2>]t";
     OffsetForLeaderEpochRequest => OffsetForLeaderEpochResponse, "OffsetForLeaderEpoch", 23, 4, "4[s[2448t]t]t";
     CreatePartitionsRequest => CreatePartitionsResponse, "CreatePartitions", 37, 3, "4[s2st]t";
     DescribeProducersRequest => DescribeProducersResponse, "DescribeProducers", 61, 0, "4[s[42s[844848t]t]t]t";

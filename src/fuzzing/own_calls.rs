@@ -35,7 +35,16 @@ pub(super) fn answer(u: &mut Unstructured<'_>) -> Result<()> {
             answer.node_endpoints.clear();
             checked::<ProduceRequest>(u, Some(answer))
         }
-        1 => checked::<FetchRequest>(u, None),
+        1 => {
+            // With the leader in a tagged field, which the crate decodes.
+            let mut answer = messages::fetch_answer(u)?;
+            answer.node_endpoints.clear();
+            for topic in &mut answer.responses {
+                topic.topic_id = uuid::Uuid::nil();
+                topic.topic = TopicName(messages::text("orders"));
+            }
+            checked::<FetchRequest>(u, Some(answer))
+        }
         2 => checked::<ListOffsetsRequest>(u, None),
         3 => {
             let mut answer = messages::metadata(u, 12)?;
@@ -45,7 +54,11 @@ pub(super) fn answer(u: &mut Unstructured<'_>) -> Result<()> {
         4 => checked::<OffsetCommitRequest>(u, None),
         5 => checked::<OffsetFetchRequest>(u, None),
         6 => checked::<FindCoordinatorRequest>(u, None),
-        7 => checked::<CreateTopicsRequest>(u, None),
+        7 => {
+            let topic = create_topics_response::CreatableTopicResult::default().with_topic_config_error_code(29);
+            let answer = CreateTopicsResponse::default().with_topics(vec![topic; u.int_in_range(0..=3)?]);
+            checked::<CreateTopicsRequest>(u, Some(answer))
+        }
         8 => checked::<OffsetForLeaderEpochRequest>(u, None),
         9 => checked::<CreatePartitionsRequest>(u, None),
         _ => checked::<DescribeProducersRequest>(u, None),

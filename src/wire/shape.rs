@@ -10,6 +10,10 @@
 //! | `s` | compact string or compact bytes, nullable |
 //! | `[`…`]` | compact array, nullable, of what is inside |
 //! | `t` | tagged fields, skipped by their sizes |
+//! | `t<`number`=`shape`,`…`>` | tagged fields, of which these are known: such a field is of its shape and exactly of its size |
+//!
+//! Every tagged field that the crate decodes in that version must be named: it decodes such a field without looking at its size, and so would read on at
+//! another place than was checked here.
 
 /// An answer that does not have the shape it must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,10 +46,22 @@ fn walk(shape: &[u8], rest: &mut &[u8]) -> Result<(), Misshapen> {
                 skip(rest, length.saturating_sub(1))?;
             }
             b't' => {
+                let known = known_fields(shape, at);
                 for _ in 0..uvarint(rest)? {
-                    uvarint(rest)?;
+                    let number = uvarint(rest)?;
                     let size = uvarint(rest)?;
+                    let mut field = rest.get(..size).ok_or(Misshapen)?;
                     skip(rest, size)?;
+                    if let Some(inside) = known_field(known, number) {
+                        walk(inside, &mut field)?;
+                        if !field.is_empty() {
+                            return Err(Misshapen);
+                        }
+                    }
+                }
+                if !known.is_empty() {
+                    // And the brackets.
+                    at += known.len() + 2;
                 }
             }
             b'[' => {
@@ -60,6 +76,22 @@ fn walk(shape: &[u8], rest: &mut &[u8]) -> Result<(), Misshapen> {
         at += 1;
     }
     Ok(())
+}
+
+/// What stands in angle brackets behind the `t` at `at`.
+fn known_fields(shape: &[u8], at: usize) -> &[u8] {
+    match shape.get(at + 1..) {
+        Some([b'<', list @ ..]) => list.split(|letter| *letter == b'>').next().unwrap_or_default(),
+        _ => &[],
+    }
+}
+
+/// The shape of a tagged field, if it is known. Numbers have one digit.
+fn known_field(known: &[u8], number: usize) -> Option<&[u8]> {
+    known.split(|letter| *letter == b',').find_map(|field| match field {
+        [digit, b'=', inside @ ..] if number == usize::from(digit.wrapping_sub(b'0')) => Some(inside),
+        _ => None,
+    })
 }
 
 /// The index of the bracket that closes the one at `open`.
@@ -114,6 +146,17 @@ mod tests {
         assert_eq!(check("t", &[1, 0, 4, 1]), Err(Misshapen));
         assert_eq!(check("t", &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), Err(Misshapen));
         assert_eq!(check("[[8]t]", &[2, 3, 0, 0, 0, 0, 0, 0, 0, 1]), Err(Misshapen));
+    }
+
+    #[test]
+    fn a_known_tagged_field_is_of_its_shape_and_size() {
+        let shape = "t<0=2,2=4t>1";
+        assert_eq!(check(shape, &[0, 9]), Ok(()));
+        assert_eq!(check(shape, &[3, 0, 2, 7, 7, 1, 1, 5, 2, 5, 0, 0, 0, 1, 0, 9]), Ok(()));
+        assert_eq!(check(shape, &[1, 0, 3, 7, 7, 7, 9]), Err(Misshapen));
+        assert_eq!(check(shape, &[1, 0, 1, 7, 9]), Err(Misshapen));
+        assert_eq!(check(shape, &[1, 2, 5, 0, 0, 0, 1, 1, 9]), Err(Misshapen));
+        assert_eq!(check("[t<0=2>]1", &[3, 0, 1, 0, 2, 7, 7, 9]), Ok(()));
     }
 
     #[test]

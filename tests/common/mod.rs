@@ -1,6 +1,8 @@
 //! Set-up that the tests share: clusters, a proxy in front of the first, and the comparison at the end.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod scripted;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
