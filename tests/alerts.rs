@@ -170,8 +170,8 @@ async fn a_real_prometheus_scrapes_diffluent_and_alarms_when_a_region_is_cut() -
 
     // The files of deploy/ as they are, but for the address and for patience.
     let dir = TempDir::new("diffluent-prometheus-")?;
+    let hasty = Regex::new(r"(for|_interval): \d+[sm]")?;
     for name in ["prometheus.yml", "recording.yml", "alerts.yml"] {
-        let hasty = Regex::new(r"(for|_interval): \d+[sm]")?;
         let text = text(&format!("deploy/prometheus/{name}"))?.replace("127.0.0.1:9644", &proxy.admin_addr());
         std::fs::write(dir.path().join(name), hasty.replace_all(&text, "$1: 1s").as_bytes())?;
     }

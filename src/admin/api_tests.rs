@@ -104,7 +104,7 @@ fn fits(value: &Value, schema: &Value, document: &Value, at: &str) {
         "null" => value.is_null(),
         _ => false,
     };
-    assert!(kinds.iter().any(|kind| is(kind)), "{at}: {value} is not of type {kinds:?}");
+    assert!(kinds.iter().any(is), "{at}: {value} is not of type {kinds:?}");
     if let Some(items) = value.as_array() {
         items.iter().for_each(|item| fits(item, &schema["items"], document, &format!("{at}[]")));
     }
