@@ -10,6 +10,9 @@ use serde::Serialize;
 
 /// Events that are kept. When there are more, the oldest goes.
 pub const EVENTS_MAX: usize = 1000;
+/// Events of one kind and region in a row that are told one by one; the others are counted. Ten thousand streams that stall at once must not
+/// push out what happened before.
+const ALIKE_MAX: usize = 50;
 /// Bytes of a message, at most: reasons may carry what a broker said.
 pub const MESSAGE_BYTES_MAX: usize = 2000;
 
@@ -94,10 +97,17 @@ fn shortened(message: &str) -> String {
     format!("{}…", &message[..end])
 }
 
+#[derive(Debug, Default)]
+struct Events {
+    events: VecDeque<Event>,
+    /// How many of the newest are of one kind and region, told or counted.
+    alike: usize,
+}
+
 /// The last [`EVENTS_MAX`] events. Writing never waits for more than the lock of a deque.
 #[derive(Debug, Default)]
 pub struct Journal {
-    events: Mutex<VecDeque<Event>>,
+    events: Mutex<Events>,
 }
 
 impl Journal {
@@ -134,24 +144,34 @@ impl Journal {
 
     /// Events with a number above `after`, the newest first, at most `limit`.
     pub fn recent(&self, after: u64, limit: usize) -> Vec<Event> {
-        self.lock().iter().rev().take_while(|event| event.number > after).take(limit).cloned().collect()
+        self.lock().events.iter().rev().take_while(|event| event.number > after).take(limit).cloned().collect()
     }
 
     /// The number of the newest event; 0 before the first.
     pub fn last_number(&self) -> u64 {
-        self.lock().back().map_or(0, |event| event.number)
+        self.lock().events.back().map_or(0, |event| event.number)
     }
 
     fn push(&self, mut event: Event) {
-        let mut events = self.lock();
+        let mut guard = self.lock();
+        let Events { events, alike } = &mut *guard;
+        let same = |last: &Event| last.kind == event.kind && last.region == event.region && event.kind != Kind::Command;
+        *alike = if events.back().is_some_and(same) { *alike + 1 } else { 1 };
         event.number = events.back().map_or(1, |last| last.number + 1);
+        if let Some(more) = alike.checked_sub(ALIKE_MAX).filter(|more| *more > 0) {
+            let message = format!("and {more} more like these; the log has them all");
+            event = Event { topic: None, partition: None, message, ..event };
+            if more > 1 {
+                events.pop_back();
+            }
+        }
         if events.len() == EVENTS_MAX {
             events.pop_front();
         }
         events.push_back(event);
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Event>> {
+    fn lock(&self) -> MutexGuard<'_, Events> {
         // A deque of events is whole after a panic too.
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -166,13 +186,32 @@ mod tests {
         let journal = Journal::default();
         assert_eq!(journal.last_number(), 0);
         for number in 1..=1500 {
-            journal.region(Kind::RegionUnreachable, "us", &format!("event {number}"));
+            let kind = if number % 2 == 0 { Kind::RegionUnreachable } else { Kind::RegionReachable };
+            journal.region(kind, "us", &format!("event {number}"));
         }
         let all = journal.recent(0, usize::MAX);
         assert_eq!((all.len(), all[0].number, all[999].number), (1000, 1500, 501));
         assert_eq!(all[0].message, "event 1500");
         let new = journal.recent(1497, 2);
         assert_eq!(new.iter().map(|event| event.number).collect::<Vec<_>>(), [1500, 1499]);
+    }
+
+    #[test]
+    fn ten_thousand_of_a_kind_are_counted_and_push_nothing_out() {
+        let journal = Journal::default();
+        journal.note(Kind::Started, "started");
+        for partition in 0..10_000 {
+            journal.stream(Kind::StreamStalled, "us", "orders", partition, "refused");
+        }
+        journal.region(Kind::RegionUnreachable, "us", "gone");
+        let all = journal.recent(0, usize::MAX);
+        assert_eq!(all.len(), 1 + ALIKE_MAX + 1 + 1);
+        assert_eq!(
+            (all[1].message.as_str(), all[1].partition),
+            ("and 9950 more like these; the log has them all", None)
+        );
+        assert_eq!((all[1].number, all[0].number), (10_001, 10_002), "who asks for what is new is told");
+        assert_eq!(all.last().unwrap().kind, Kind::Started);
     }
 
     #[test]

@@ -242,7 +242,7 @@ const AN_HOUR: &str = r#"{
         const now = Math.floor(Date.now() / 10000) * 10000;
         const at_ms = Array.from({ length: 359 }, (_, at) => now - (359 - at) * 10000);
         const lag_records = at_ms.map((_, at) => at > 120 && at < 190 ? Math.round((at < 170 ? at - 120 : (190 - at) * 2.5) * 240) : 30 + at % 7);
-        const hour = { resolution_seconds: 10, at_ms, lag_records, lag_seconds: lag_records.map((records, at) => records / 120 * (1 + at % 5 / 8)), mirrored_records_per_second: lag_records.map(() => 900) };
+        const hour = { resolution_seconds: 10, at_ms, lag_records, lag_seconds: lag_records.map((records, at) => records / 120 * (1 + Math.sin(at / 9) / 4)), mirrored_records_per_second: lag_records.map(() => 900) };
         return Promise.resolve(new Response(JSON.stringify(hour), { headers: { "content-type": "application/json" } }));
     };
 }"#;
@@ -456,8 +456,12 @@ async fn ten_thousand_topics_and_partitions_stay_a_hundred_rows() -> Result<()> 
     browser.eval("document.querySelector('#topics tbody button').click()").await?;
     browser.until(&rows("partitions", 100), PATIENCE).await?;
     browser.until("document.querySelector('#partitions tbody tr').innerText.startsWith('9999')", PATIENCE).await?;
-    // Focus stays on a row while it is told anew.
+    // Focus stays on a row while it is told anew, even on another place.
     browser.eval("document.querySelector('#topics tbody button').focus()").await?;
+    stage.regions.lock().unwrap()[0].topics[815].state = State::Stalled;
+    browser.until("document.querySelector('#topics tbody tr').innerText.includes('topic-00815')", PATIENCE).await?;
+    assert_eq!(browser.eval("document.activeElement.innerText").await?, "topic-04711");
+    browser.eval("document.getElementById('partitions-close').click()").await?;
     stage.show(vec![one_off("us-east", State::Mirroring, 0, 0.0)]);
     browser.until(&rows("topics", 3), PATIENCE).await?;
     assert_silent(&mut browser);

@@ -26,6 +26,8 @@ pub(super) struct Totals {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Flow {
     last: Option<(Instant, Totals)>,
+    /// When it began to be known.
+    since: Option<Instant>,
     produced: f64,
     moved: f64,
     records: f64,
@@ -36,12 +38,18 @@ impl Flow {
     /// Takes a new reading.
     pub fn take(&mut self, totals: Totals, now: Instant) {
         let Some((at, before)) = self.last.replace((now, totals)) else { return };
-        let passed = now.saturating_duration_since(at).as_secs_f64();
         // Ends that were not known yet are 0: what they jump by was not produced just now.
-        if passed <= 0.0 || before.ends == 0 {
+        if before.ends == 0 {
+            self.since = None;
             return;
         }
-        let weight = 1.0 - (-passed / MEMORY.as_secs_f64()).exp();
+        let passed = now.saturating_duration_since(at).as_secs_f64();
+        if passed <= 0.0 {
+            return;
+        }
+        // While little is known, all of it counts alike.
+        let known = now.saturating_duration_since(*self.since.get_or_insert(at)).as_secs_f64();
+        let weight = (1.0 - (-passed / MEMORY.as_secs_f64()).exp()).max(passed / known);
         // What shrinks was begun anew: a topic created again, a partition that is gone.
         let blend = |rate: &mut f64, grown: f64| *rate += weight * (grown.max(0.0) / passed - *rate);
         blend(&mut self.produced, (totals.ends - before.ends) as f64);

@@ -119,19 +119,13 @@ fn partitions(out: &mut String, regions: &[RegionLag]) -> fmt::Result {
 }
 
 fn clusters(out: &mut String, clusters: &[ClusterView]) -> fmt::Result {
-    type Number = fn(&ClusterView) -> usize;
-    let numbers: [(&str, Number); 3] = [
-        ("diffluent_cluster_brokers", |cluster| cluster.brokers.len()),
-        ("diffluent_cluster_under_replicated_partitions", |cluster| cluster.under_replicated_partitions),
-        ("diffluent_cluster_leaderless_partitions", |cluster| cluster.leaderless_partitions),
-    ];
-    for (name, number) in numbers {
+    let mut gauge = |name: &str, number: fn(&ClusterView) -> usize| {
         family(out, name)?;
-        for cluster in clusters {
-            sample(out, name, &[("cluster", &cluster.cluster)], number(cluster))?;
-        }
-    }
-    Ok(())
+        clusters.iter().try_for_each(|view| sample(out, name, &[("cluster", &view.cluster)], number(view)))
+    };
+    gauge("diffluent_cluster_brokers", |view| view.brokers.len())?;
+    gauge("diffluent_cluster_under_replicated_partitions", |view| view.under_replicated_partitions)?;
+    gauge("diffluent_cluster_leaderless_partitions", |view| view.leaderless_partitions)
 }
 
 /// A minute in which nothing was measured has no quantiles, which Prometheus calls NaN.
