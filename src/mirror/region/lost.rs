@@ -7,26 +7,30 @@ impl Region {
         let slot = &mut self.slots[stream];
         slot.scanning = false;
         let (name, topic, partition) = (&self.parts.settings.name, slot.stream.topic.clone(), slot.stream.partition);
+        let mut incident = None;
         match outcome {
             Retraced::Resume { position, records } => {
                 if records > 0 {
                     self.parts.metrics.resent_records.inc_by(records);
-                    tracing::error!(region = %name, %topic, partition, offset = position.source_offset,
-                    region_offset = position.region_offset, records,
-                    "the region has lost records that it had acknowledged: they are sent again from this source offset on");
+                    incident = Some(format!(
+                        "the region has lost {records} records that it had acknowledged: they are sent again from source offset {} on",
+                        position.source_offset
+                    ));
                 }
                 slot.stream.resume_at(position);
             }
             Retraced::Restart { source_offset, above_epoch, region_offset, region_leader_epoch, proven } => {
-                if proven {
-                    tracing::error!(region = %name, %topic, partition, offset = source_offset, region_offset,
-                        "the committed progress was not the region's: the last batch that both logs hold was found, and a new \
-                         incarnation of the stream begins behind it");
+                incident = Some(if proven {
+                    format!(
+                        "the committed progress was not the region's: the last batch that both logs hold was found, and a new incarnation of \
+                         the stream begins behind it, at source offset {source_offset}"
+                    )
                 } else {
-                    tracing::error!(region = %name, %topic, partition, offset = source_offset, region_offset,
-                        "the local log no longer holds what the region got last: a new incarnation of the stream begins at the local log's \
-                         start; what lies between the two, if anything, is lost to the region");
-                }
+                    format!(
+                        "the local log no longer holds what the region got last: a new incarnation of the stream begins at the local log's start, \
+                         offset {source_offset}; what lies between the two, if anything, is lost to the region"
+                    )
+                });
                 slot.stream.restart_at(source_offset, above_epoch, (region_offset, region_leader_epoch), 0);
             }
             Retraced::Diverged { source_offset, records, region_offset, region_leader_epoch } => {
@@ -36,8 +40,10 @@ impl Region {
             Retraced::Gone { region_offset, source_start } => match self.parts.settings.on_region_topic_lost {
                 OnRegionTopicLost::Recreate => {
                     let epoch = slot.stream.position().producer_epoch;
-                    tracing::error!(region = %name, %topic, partition, offset = source_start,
-                        "the region's topic has lost all that this stream wrote: everything that the local log holds is sent again");
+                    incident = Some(format!(
+                        "the region's topic has lost all that this stream wrote: everything that the local log holds, from offset {source_start} \
+                         on, is sent again"
+                    ));
                     slot.stream.restart_at(source_start, epoch, (region_offset, -1), 0);
                 }
                 OnRegionTopicLost::Stop => {
@@ -55,6 +61,10 @@ impl Region {
                 slot.stream.on_scan_failed(now);
                 self.refresh_wanted = true;
             }
+        }
+        if let Some(incident) = incident {
+            tracing::error!(region = %name, %topic, partition, "{incident}");
+            self.parts.journal.stream(Kind::StreamIncident, name, &topic, partition, &incident);
         }
         self.assign(stream, now);
         self.touch(stream);
@@ -75,8 +85,10 @@ impl Region {
             let slot = &self.slots[stream];
             let begun = !slot.gone && !slot.starting && *slot.stream.phase() != Phase::Starting;
             if begun && !slot.scanning && !slot.stream.has_unanswered() && self.topic_is_missing(slot) {
-                tracing::error!(region = %self.parts.settings.name, topic = %slot.stream.topic, partition = slot.stream.partition,
-                    "the topic was deleted in the region: it is created again");
+                let (name, topic, partition) = (&self.parts.settings.name, &slot.stream.topic, slot.stream.partition);
+                let incident = "the topic was deleted in the region: it is created again";
+                tracing::error!(region = %name, %topic, partition, "{incident}");
+                self.parts.journal.stream(Kind::StreamIncident, name, topic, partition, incident);
                 self.slots[stream].stream.start_over();
                 self.touch(stream);
             }
