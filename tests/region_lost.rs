@@ -49,9 +49,9 @@ async fn a_topic_deleted_in_a_region_is_sent_again_or_stalls_as_the_operator_has
         region.extra = format!("on_region_topic_lost = {policy:?}\n");
         let config = ProxyConfig::new("eu", &eu.bootstrap()).region_with(region);
         config
-            .allow("the topic was deleted in the region")
+            .allow("was deleted in the region")
             .allow("has lost all that this stream wrote")
-            .allow("stalled")
+            .allow("does not hold what it has acknowledged")
     };
     let run = |proxy: &Proxy, first| Workload { first, records: 500, ..Workload::new(&proxy.bootstrap(), TOPIC) };
 
