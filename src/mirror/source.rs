@@ -26,7 +26,8 @@ pub struct Source {
     capture: Arc<Capture>,
     views: Mutex<Views>,
     soon: Notify,
-    round: watch::Sender<u64>,
+    /// One for each region: woken in their order, so that a simulation replays.
+    spoken: Vec<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -42,12 +43,16 @@ impl Source {
     /// Nothing is known yet. `regions` is how many will look.
     pub fn new(local: Arc<Cluster>, capture: Arc<Capture>, regions: usize) -> Arc<Self> {
         let views = Views { changes: vec![BTreeSet::new(); regions], ..Views::default() };
-        Arc::new(Self { local, capture, views: Mutex::new(views), soon: Notify::new(), round: watch::channel(0).0 })
+        let spoken = (0..regions).map(|_| Notify::new()).collect();
+        Arc::new(Self { local, capture, views: Mutex::new(views), soon: Notify::new(), spoken })
     }
 
-    /// Changes whenever a leader has spoken.
-    pub fn rounds(&self) -> watch::Receiver<u64> {
-        self.round.subscribe()
+    /// Waits until leaders have spoken since this region last waited. Cancellation safe.
+    pub async fn spoken(&self, region: usize) {
+        match self.spoken.get(region) {
+            Some(spoken) => spoken.notified().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Asks for a round soon: a new connection's captures wait to be verified, or a partition is new.
@@ -83,7 +88,7 @@ impl Source {
         loop {
             let wanted = partitions.borrow_and_update().clone();
             self.round(&wanted).await;
-            self.round.send_modify(|round| *round += 1);
+            self.spoken.iter().for_each(Notify::notify_one);
             tokio::time::sleep(SPACING).await;
             tokio::select! {
                 biased;

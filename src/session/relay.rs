@@ -134,6 +134,7 @@ async fn both(
     mut answer: Pin<&mut impl Future<Output = Result<Ending, SessionError>>>,
 ) -> Result<Ending, SessionError> {
     let forwarded = tokio::select! {
+        biased;
         forwarded = &mut forward => match forwarded {
             Err(SessionError::Broker(error)) => {
                 // A broker that closes may have said why.

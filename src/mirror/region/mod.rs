@@ -223,7 +223,8 @@ impl Region {
     pub async fn run(mut self) {
         let inbox = self.parts.inbox.clone();
         let room = self.room.clone();
-        let mut rounds = self.parts.source.rounds();
+        let source = self.parts.source.clone();
+        let index = self.parts.settings.index;
         let mut commits = tokio::time::interval(self.parts.settings.progress_interval);
         commits.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut refreshes = tokio::time::interval(self.parts.settings.metadata_interval);
@@ -244,10 +245,7 @@ impl Region {
                     Ok(()) => self.update_topics(),
                     Err(_) => break None,
                 },
-                changed = rounds.changed() => match changed {
-                    Ok(()) => self.take_source(),
-                    Err(_) => break None,
-                },
+                () = source.spoken(index) => self.take_source(),
                 () = room.notified() => {}
                 Some(_) = self.jobs.join_next(), if !self.jobs.is_empty() => {}
                 () = inbox.filled() => {}

@@ -1,8 +1,8 @@
 //! A model of a Kafka cluster, in this process: what diffluent uses of the protocol, over any byte stream and any clock.
 //!
 //! For simulated time and network, where thousands of runs with faults take minutes, and for a demo without Java. It is no broker: it keeps
-//! everything in memory, knows one log per partition and how far each replica has it, and takes its faults as orders. It is held to the
-//! truth by `testbed/tests/model.rs`, which sends the same requests to it and to Apache Kafka and wants equal answers.
+//! everything in memory, knows one log per partition and how far each replica has it, and takes its faults as orders. Where it is kinder than Kafka: a broker
+//! that was killed still knows a producer's last five batches (Kafka knows one), and nothing checks that a transaction was begun.
 //!
 //! [`batch`], [`producers`] and [`partition`] are a partition's rules without I/O, [`state`] is the cluster's; [`answer`] answers one request,
 //! [`front`] serves a connection, [`tcp`] puts it on loopback ports.
