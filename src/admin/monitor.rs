@@ -182,6 +182,7 @@ impl Known {
         }
         let there: HashSet<&str> = region.topics.iter().map(|topic| topic.topic.as_str()).collect();
         self.topics.retain(|name, _| there.contains(name.as_str()));
+        // Of the region itself only what it acknowledged is counted here; its offsets flow as its topics' do.
         self.flow.take(
             Totals { ends: 1, positions: 0, records: region.mirrored_records, bytes: region.mirrored_bytes },
             now,
