@@ -276,6 +276,7 @@ async fn the_page_shows_every_state_and_that_the_connection_is_lost_and_back() -
         .until("document.getElementById('events').innerText.includes('the local cluster is reached')", PATIENCE)
         .await?;
     browser.until("document.getElementById('brokers').innerText.includes('us-east: 3 topics, 21 partitions, ⚠ 2 under-replicated')", PATIENCE).await?;
+    browser.until("/8[12][0-9] KiB\\/s/.test(document.querySelector('article').innerText)", PATIENCE).await?;
     picture(&mut browser, "page-well").await?;
 
     stage.show(vec![one_off("us-east", State::CatchingUp, 48_000, 312.0), well("ap-south")]);
