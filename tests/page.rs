@@ -379,6 +379,8 @@ async fn the_page_is_used_by_keyboard_and_screen_reader_and_asks_before_it_steps
         })
         .collect();
     assert!(nameless.is_empty(), "{nameless:?}");
+    let announced = browser.eval("document.getElementById('announced').innerText").await?;
+    assert_eq!(announced, "us-east: 1 of 21 streams stalled.");
     assert_eq!(browser.eval("document.querySelectorAll('h1').length").await?, 1);
 
     // By keyboard alone: to the worst topic, its partitions, the batch that is in the way.
