@@ -313,6 +313,25 @@ fn a_state_is_known_with_when_it_began_and_a_region_that_falls_silent_is_named()
 }
 
 #[test]
+fn a_stall_that_is_tried_again_is_still_a_stall() {
+    let monitor = Monitor::new();
+    let start = Instant::now();
+    let look = |state, second: u64| {
+        let mut seen = monitor.watch();
+        monitor.look(&[region("us", state, 5)], start + Duration::from_secs(second), second * 1000);
+        let region = seen.borrow_and_update().regions[0].clone();
+        (region.state, region.state_since_ms, region.streams_by_state.keys().copied().collect::<Vec<_>>())
+    };
+    assert_eq!(look(State::Stalled, 1), (State::Stalled, 1000, vec!["stalled"]));
+    assert_eq!(look(State::CatchingUp, 3), (State::Stalled, 1000, vec!["stalled"]));
+    assert_eq!(look(State::Stalled, 4), (State::Stalled, 1000, vec!["stalled"]));
+    assert_eq!(look(State::Starting, 5), (State::Stalled, 1000, vec!["stalled"]));
+    assert_eq!(look(State::CatchingUp, 11), (State::CatchingUp, 11_000, vec!["catching_up"]));
+    assert_eq!(look(State::Stalled, 12), (State::Stalled, 12_000, vec!["stalled"]));
+    assert_eq!(look(State::Mirroring, 13), (State::Mirroring, 13_000, vec!["mirroring"]));
+}
+
+#[test]
 fn one_line_says_whether_all_is_well() {
     let said = |regions: &[RegionLag], readiness: &Readiness| {
         let seen = Seen {
