@@ -216,5 +216,18 @@ async fn a_real_prometheus_scrapes_diffluent_and_alarms_when_a_region_is_cut() -
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     drop(prometheus);
+    // The journal has both ends of it.
+    us.restart_all().await?;
+    let since = Instant::now();
+    loop {
+        let events: Value = serde_json::from_str(&proxy.get("/events?region=us").await?)?;
+        let events = events["events"].as_array().context("no events")?;
+        let kinds: Vec<&str> = events.iter().filter_map(|event| event["kind"].as_str()).collect();
+        if kinds.first() == Some(&"region_reachable") && kinds.contains(&"region_unreachable") {
+            break;
+        }
+        assert!(since.elapsed() < PATIENCE, "the region's return is no event: {events:#?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     proxy.finish().await
 }

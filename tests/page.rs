@@ -276,6 +276,7 @@ async fn the_page_shows_every_state_and_that_the_connection_is_lost_and_back() -
         .until("document.getElementById('events').innerText.includes('the local cluster is reached')", PATIENCE)
         .await?;
     browser.until("document.getElementById('brokers').innerText.includes('us-east: 3 topics, 21 partitions, ⚠ 2 under-replicated')", PATIENCE).await?;
+    browser.until("/8[12][0-9] KiB\\/s/.test(document.querySelector('article').innerText)", PATIENCE).await?;
     picture(&mut browser, "page-well").await?;
 
     stage.show(vec![one_off("us-east", State::CatchingUp, 48_000, 312.0), well("ap-south")]);
@@ -378,6 +379,8 @@ async fn the_page_is_used_by_keyboard_and_screen_reader_and_asks_before_it_steps
         })
         .collect();
     assert!(nameless.is_empty(), "{nameless:?}");
+    let announced = browser.eval("document.getElementById('announced').innerText").await?;
+    assert_eq!(announced, "us-east: 1 of 21 streams stalled.");
     assert_eq!(browser.eval("document.querySelectorAll('h1').length").await?, 1);
 
     // By keyboard alone: to the worst topic, its partitions, the batch that is in the way.

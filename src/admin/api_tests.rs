@@ -75,6 +75,28 @@ async fn every_route_answers_what_the_openapi_document_says() {
     port.close().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_page_is_told_that_the_mirror_does_not_answer() {
+    struct Stuck;
+    impl LagSource for Stuck {
+        fn lag(&self) -> LagFuture<'_> {
+            Box::pin(std::future::pending())
+        }
+    }
+    let port = Port::open(Arc::new(Stuck), Readiness::ready()).await;
+    let mut stream = BufReader::new(TcpStream::connect(port.address).await.unwrap());
+    stream.write_all(b"GET /stream HTTP/1.1\r\nHost: admin\r\n\r\n").await.unwrap();
+    let mut lines = stream.lines();
+    let told = loop {
+        let line = lines.next_line().await.unwrap().unwrap();
+        if let Some(data) = line.strip_prefix("data: ") {
+            break serde_json::from_str::<Value>(data).unwrap();
+        }
+    };
+    assert_eq!(told["headline"], "The mirror does not answer: what is shown is old.");
+    port.close().await;
+}
+
 /// Holds a value against a schema, as far as openapi.json uses JSON Schema.
 fn fits(value: &Value, schema: &Value, document: &Value, at: &str) {
     if let Some(name) = schema["$ref"].as_str() {
@@ -229,7 +251,7 @@ async fn the_stream_tells_a_summary_without_topics_at_once_and_again_and_ends_wi
             told.push(summary);
         }
     }
-    assert!(told[1]["at_ms"].as_u64() > told[0]["at_ms"].as_u64());
+    assert!(told[1]["at_ms"].as_u64() >= told[0]["at_ms"].as_u64());
     port.close().await;
 }
 
@@ -288,6 +310,25 @@ fn a_state_is_known_with_when_it_began_and_a_region_that_falls_silent_is_named()
         summary.headline,
         "ap: its task does not answer; see the log · us can't be reached: 5 records, 2 s behind."
     );
+}
+
+#[test]
+fn a_stall_that_is_tried_again_is_still_a_stall() {
+    let monitor = Monitor::new();
+    let start = Instant::now();
+    let look = |state, second: u64| {
+        let mut seen = monitor.watch();
+        monitor.look(&[region("us", state, 5)], start + Duration::from_secs(second), second * 1000);
+        let region = seen.borrow_and_update().regions[0].clone();
+        (region.state, region.state_since_ms, region.streams_by_state.keys().copied().collect::<Vec<_>>())
+    };
+    assert_eq!(look(State::Stalled, 1), (State::Stalled, 1000, vec!["stalled"]));
+    assert_eq!(look(State::CatchingUp, 3), (State::Stalled, 1000, vec!["stalled"]));
+    assert_eq!(look(State::Stalled, 4), (State::Stalled, 1000, vec!["stalled"]));
+    assert_eq!(look(State::Starting, 5), (State::Stalled, 1000, vec!["stalled"]));
+    assert_eq!(look(State::CatchingUp, 11), (State::CatchingUp, 11_000, vec!["catching_up"]));
+    assert_eq!(look(State::Stalled, 12), (State::Stalled, 12_000, vec!["stalled"]));
+    assert_eq!(look(State::Mirroring, 13), (State::Mirroring, 13_000, vec!["mirroring"]));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -12,6 +13,7 @@ use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::sleep;
 
 use super::answer::error;
 use super::monitor::Seen;
@@ -20,6 +22,11 @@ use super::summary::Summary;
 
 /// Pages that are told at a time: each holds a connection, and connections are few.
 pub(super) const STREAMS_MAX: usize = 16;
+
+/// A page hears something at least this often.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+/// How soon a page whose connection has ended comes back.
+const RETRY: Duration = Duration::from_secs(1);
 
 struct Live {
     admin: Admin,
@@ -43,12 +50,14 @@ pub(super) async fn live(State(admin): State<Admin>) -> Response {
         let mut ended = live.admin.closing.clone();
         tokio::select! {
             changed = live.seen.changed() => changed.ok()?,
+            // The mirror takes its time, the connection is well: the page must be able to tell one from the other.
+            () = sleep(SILENCE_MAX) => {}
             _ = ended.wait_for(|closing| *closing) => return None,
         }
         let seen = live.seen.borrow_and_update().clone();
         let Admin { state, .. } = &live.admin;
         let summary = Summary::new(&seen, &(state.ready)(), state.journal.last_number(), state.version);
-        let event = Event::default().event("summary").json_data(summary).ok()?;
+        let event = Event::default().event("summary").retry(RETRY).json_data(summary).ok()?;
         Some((Ok::<_, Infallible>(event), live))
     });
     Sse::new(events).into_response()

@@ -29,6 +29,9 @@ const POINTS_MAX: usize = 360;
 const _: () = assert!(POINTS_MAX as u64 * RESOLUTION.as_secs() == 3600);
 const _: () = assert!(LOOK.as_secs() * LOOKS_UNWATCHED as u64 <= RESOLUTION.as_secs());
 
+/// A stalled stream tries again every five seconds, and is not stalled for that moment: what looks so for no longer than this is still stalled.
+const TRYING_MAX: Duration = Duration::from_secs(6);
+
 /// The last hour of a region: a list for each number, oldest first. `at_ms` is when a point's ten seconds began.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct History {
@@ -66,6 +69,8 @@ struct Known {
     since_ms: u64,
     flow: Flow,
     topics: HashMap<String, Flow>,
+    /// When it was last seen stalled, and how it was then.
+    stalled: Option<(Instant, RegionSummary)>,
     history: VecDeque<Point>,
 }
 
@@ -110,31 +115,23 @@ impl Monitor {
     /// Takes a reading.
     pub fn look(&self, regions: &[RegionLag], now: Instant, now_ms: u64) {
         let mut known = self.lock();
+        let mut summaries = Vec::new();
         for region in regions {
             let entry = known.entry(region.region.clone()).or_insert_with(|| Known {
                 state: region.state,
                 since_ms: now_ms,
                 flow: Flow::default(),
                 topics: HashMap::new(),
+                stalled: None,
                 history: VecDeque::new(),
             });
             entry.look(region, now, now_ms);
+            summaries.push(entry.summary(region, now, now_ms));
         }
         let silent =
             known.keys().filter(|name| !regions.iter().any(|region| region.region == **name)).cloned().collect();
-        let regions = regions
-            .iter()
-            .map(|region| {
-                let mut summary = RegionSummary::of(region);
-                if let Some(known) = known.get(&region.region) {
-                    summary.rates = known.flow.rates(region.state, region.lag_records);
-                    summary.state_since_ms = known.since_ms;
-                }
-                summary
-            })
-            .collect();
         drop(known);
-        self.seen.send_replace(Arc::new(Seen { at_ms: now_ms, answered: true, regions, silent }));
+        self.seen.send_replace(Arc::new(Seen { at_ms: now_ms, answered: true, regions: summaries, silent }));
     }
 
     /// Fills in the rates of lag that was asked for just now.
@@ -176,12 +173,32 @@ impl Monitor {
 }
 
 impl Known {
-    fn look(&mut self, region: &RegionLag, now: Instant, now_ms: u64) {
-        if self.state != region.state {
-            (self.state, self.since_ms) = (region.state, now_ms);
+    /// The region as it is shown.
+    fn summary(&mut self, region: &RegionLag, now: Instant, now_ms: u64) -> RegionSummary {
+        let mut summary = RegionSummary::of(region);
+        summary.rates = self.flow.rates(region.state, region.lag_records);
+        let tries = matches!(region.state, State::Starting | State::CatchingUp);
+        match &self.stalled {
+            Some((at, then)) if tries && now.saturating_duration_since(*at) < TRYING_MAX => {
+                summary.state = then.state;
+                summary.reason.clone_from(&then.reason);
+                summary.remedy.clone_from(&then.remedy);
+                summary.streams_by_state.clone_from(&then.streams_by_state);
+                summary.rates.caught_up_in_seconds = None;
+            }
+            _ => self.stalled = (region.state == State::Stalled).then(|| (now, summary.clone())),
         }
+        if self.state != summary.state {
+            (self.state, self.since_ms) = (summary.state, now_ms);
+        }
+        summary.state_since_ms = self.since_ms;
+        summary
+    }
+
+    fn look(&mut self, region: &RegionLag, now: Instant, now_ms: u64) {
         let there: HashSet<&str> = region.topics.iter().map(|topic| topic.topic.as_str()).collect();
         self.topics.retain(|name, _| there.contains(name.as_str()));
+        // Of the region itself only what it acknowledged is counted here; its offsets flow as its topics' do.
         self.flow.take(
             Totals { ends: 1, positions: 0, records: region.mirrored_records, bytes: region.mirrored_bytes },
             now,

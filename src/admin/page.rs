@@ -12,12 +12,13 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Name, type, content.
-const FILES: [(&str, &str, &str); 6] = [
+const FILES: [(&str, &str, &str); 7] = [
     ("page.js", "text/javascript; charset=utf-8", include_str!("page/page.js")),
     ("table.js", "text/javascript; charset=utf-8", include_str!("page/table.js")),
     ("page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
     ("icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
     ("uplot.js", "text/javascript; charset=utf-8", include_str!("page/uplot.js")),
+    ("uplot.LICENSE", "text/plain; charset=utf-8", include_str!("page/uplot.LICENSE")),
     ("uplot.css", "text/css; charset=utf-8", include_str!("page/uplot.css")),
 ];
 

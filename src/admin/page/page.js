@@ -394,9 +394,11 @@ function connect() {
     const summary = JSON.parse(message.data);
     heard = performance.now();
     write($("version"), summary.version);
-    $("headline").dataset.level = summary.level;
     const mark = { well: "✓", behind: "↻", bad: "✕" }[summary.level];
     write($("headline"), `${mark} ${summary.headline}`);
+    // Its numbers change every second: a screen reader is told when it is about something else.
+    if ($("headline").dataset.level !== summary.level) write($("announced"), summary.headline);
+    $("headline").dataset.level = summary.level;
     document.title = `${mark} diffluent`;
     showRegions(summary);
     showEvents(summary.last_event);

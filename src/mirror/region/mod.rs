@@ -561,7 +561,11 @@ impl Region {
                     tracing::error!(region = %name, %topic, partition, batches = out_of_row,
                         "batches of this stream lie in the region's log out of their row: its broker had no state of the producer; \
                          order or single copy is hurt there");
-                    self.parts.journal.stream(Kind::StreamIncident, name, topic, partition, &format!("{out_of_row} batches of this stream lie in the region's log out of their row: order or single copy is hurt there"));
+                    let message = format!(
+                        "{out_of_row} batches of this stream lie in the region's log out of their row: order or single copy \
+                         is hurt there"
+                    );
+                    self.parts.journal.stream(Kind::StreamIncident, name, topic, partition, &message);
                 }
                 slot.stream.on_scanned(found);
             }
@@ -636,7 +640,11 @@ impl Region {
             tracing::error!(region = %self.parts.settings.name, topic = %slot.stream.topic, partition = slot.stream.partition,
                 from_offset = from, to_offset = to, records,
                 "the local log no longer has these offsets (retention): the region never gets them; the stream goes on behind them");
-            self.parts.journal.stream(Kind::RecordsLost, &self.parts.settings.name, &slot.stream.topic, slot.stream.partition, &format!("the local log no longer has offsets {from} to {to} (retention): the region never gets these {records} records"));
+            let message = format!(
+                "the local log no longer has offsets {from} to {to} (retention): the region never gets these {records} records"
+            );
+            let (topic, partition) = (&slot.stream.topic, slot.stream.partition);
+            self.parts.journal.stream(Kind::RecordsLost, &self.parts.settings.name, topic, partition, &message);
             slot.stream.leave_draining(now);
         }
         self.touch(stream);

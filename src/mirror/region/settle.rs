@@ -32,7 +32,12 @@ impl Region {
                 partition = slot.stream.partition, records,
                 "the local log was truncated (unclean leader election): the region has records that the local cluster has lost; \
                  the stream goes on behind them");
-            self.parts.journal.stream(Kind::RecordsDiverged, &self.parts.settings.name, &slot.stream.topic, slot.stream.partition, &format!("the local log was truncated (unclean leader election): the region has {records} records that the local cluster has lost"));
+            let message = format!(
+                "the local log was truncated (unclean leader election): the region has {records} records that the local \
+                 cluster has lost"
+            );
+            let (topic, partition) = (&slot.stream.topic, slot.stream.partition);
+            self.parts.journal.stream(Kind::RecordsDiverged, &self.parts.settings.name, topic, partition, &message);
         }
         self.parts.metrics.renumbered_batches.inc_by(std::mem::take(&mut slot.stream.renumbered_batches));
         slot.stream.leave_draining(now);
