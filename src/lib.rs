@@ -11,6 +11,7 @@ pub mod admin;
 pub mod app;
 pub mod capture;
 pub mod check;
+pub mod cli;
 pub mod client;
 pub mod config;
 #[cfg(any(test, fuzzing))]

@@ -1,0 +1,104 @@
+//! The command line: what `diffluent` can be told, and who does it.
+//!
+//! Owns the arguments and the exit codes; one file a family of commands. It may call every room that does something for a
+//! person, and prints what came of it: answers on standard output, complaints on standard error. It decides nothing that a room could.
+
+mod check;
+mod run;
+mod skip;
+mod verify;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::Config;
+
+/// The command line or a file that it names can't be used (EX_USAGE of sysexits.h): nothing was started.
+pub const EXIT_USAGE: u8 = 64;
+
+/// A transparent Kafka proxy that mirrors what is produced to other regions.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// What is logged, for instance "info" or "info,diffluent::session=debug".
+    #[arg(long, global = true, default_value = "info", env = "DIFFLUENT_LOG")]
+    pub log: String,
+    /// How it is logged, on standard error.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object a line, for machines.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Run),
+    Check(check::Check),
+    Verify(verify::Verify),
+    Skip(skip::Skip),
+}
+
+impl Arguments {
+    /// Does what was asked for. Whoever calls it prints the error and exits with its code.
+    ///
+    /// # Errors
+    /// [`Failed`], when the command could not be carried out.
+    pub async fn execute(self) -> Result<ExitCode, Failed> {
+        match self.command {
+            Command::Run(run) => run.execute().await,
+            Command::Check(check) => check.execute().await,
+            Command::Verify(verify) => verify.execute().await,
+            Command::Skip(skip) => skip.execute().await,
+        }
+    }
+}
+
+/// Why a command was not carried out, for the person who gave it.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// The command line or a file that it names can't be used.
+    #[error("{0}")]
+    Usage(String),
+    /// It was tried.
+    #[error("{0}")]
+    Tried(String),
+}
+
+impl Failed {
+    /// What the process exits with.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Failed::Usage(_) => ExitCode::from(EXIT_USAGE),
+            Failed::Tried(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// The configuration that a command works with.
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration, for instance proxy.toml.
+    #[arg(value_name = "CONFIG")]
+    config: PathBuf,
+}
+
+impl ConfigFile {
+    fn load(&self) -> Result<Config, Failed> {
+        load(&self.config)
+    }
+}
+
+fn load(file: &Path) -> Result<Config, Failed> {
+    Config::load(file).map_err(|error| Failed::Usage(error.to_string()))
+}

@@ -1,0 +1,51 @@
+//! `diffluent run`: the process as its supervisor sees it, with its signals and its end.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::{ConfigFile, EXIT_USAGE, Failed};
+use crate::app::{self, AppError};
+
+/// Run the proxy.
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+impl Run {
+    pub async fn execute(self) -> Result<ExitCode, Failed> {
+        let config = self.file.load()?;
+        let (stop, shutdown) = watch::channel(false);
+        let no_signals = |error| Failed::Tried(format!("signals can't be handled: {error}"));
+        let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+        let app = app::run(config, shutdown);
+        tokio::pin!(app);
+        let mut stopping = false;
+        loop {
+            tokio::select! {
+                result = &mut app => return Ok(ended(result)),
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if stopping {
+                tracing::warn!("told to stop a second time: ending at once");
+                return Ok(ExitCode::FAILURE);
+            }
+            stopping = true;
+            tracing::info!("stopping: no new clients, what is under way may finish");
+            // The app holds a receiver.
+            let _ = stop.send(true);
+        }
+    }
+}
+
+fn ended(result: Result<(), AppError>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    tracing::error!(%error, "diffluent can't run");
+    if matches!(error, AppError::Misfit(_)) { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
+}
