@@ -1,18 +1,20 @@
-//! An operator's commands, given to a running proxy through its admin port.
+//! An operator's questions and commands, put to a running proxy through its admin port.
 
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
+use bytes::Bytes;
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::net::TcpStream;
 
 use crate::config::HostPort;
 
 /// How long the running proxy may take to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// The longest answer that is read.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// The longest answer that is read: some hundred regions in a few numbers each.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -54,35 +56,46 @@ pub async fn skip(
     ))
 }
 
-async fn post(admin: &HostPort, path: &str) -> Result<serde_json::Value, OperatorError> {
+/// Asks the proxy whose admin port is `admin`: `path` with its query. Gives the answer's document.
+///
+/// # Errors
+/// [`OperatorError`].
+pub async fn get(admin: &HostPort, path: &str) -> Result<Value, OperatorError> {
+    call(admin, Method::GET, path).await
+}
+
+/// Tells it to do something. Gives the answer's document.
+///
+/// # Errors
+/// [`OperatorError`]: nothing was done then, unless the answer was lost on its way.
+pub async fn post(admin: &HostPort, path: &str) -> Result<Value, OperatorError> {
+    call(admin, Method::POST, path).await
+}
+
+async fn call(admin: &HostPort, method: Method, path: &str) -> Result<Value, OperatorError> {
     let silent = |reason: String| OperatorError::Silent { address: admin.clone(), reason };
-    let asked = tokio::time::timeout(DEADLINE, async {
-        let stream = TcpStream::connect(admin.to_string()).await.map_err(|error| error.to_string())?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-        let driver = tokio::spawn(connection);
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(path)
-            .header(header::HOST, admin.to_string())
-            .body(Body::empty())
-            .map_err(|error| error.to_string())?;
-        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        let status = response.status();
-        let body = axum::body::to_bytes(Body::new(response.into_body()), ANSWER_BYTES_MAX)
-            .await
-            .map_err(|error| error.to_string())?;
-        driver.abort();
-        Ok::<_, String>((status, body))
-    });
-    let (status, body) = match asked.await {
+    let (status, body) = match tokio::time::timeout(DEADLINE, exchange(admin, method, path)).await {
         Ok(answered) => answered.map_err(silent)?,
         Err(_) => return Err(silent(format!("no answer within {} s", DEADLINE.as_secs()))),
     };
-    let answer: serde_json::Value = serde_json::from_slice(&body).map_err(|error| silent(error.to_string()))?;
+    let answer: Value = serde_json::from_slice(&body).map_err(|error| silent(error.to_string()))?;
     if status == StatusCode::OK {
         return Ok(answer);
     }
     let message = answer["message"].as_str().map_or_else(|| format!("the admin port answers {status}"), str::to_string);
     Err(OperatorError::Refused(message))
+}
+
+async fn exchange(admin: &HostPort, method: Method, path: &str) -> Result<(StatusCode, Bytes), String> {
+    let stream = TcpStream::connect(admin.to_string()).await.map_err(|error| error.to_string())?;
+    let connected = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = connected.map_err(|error| error.to_string())?;
+    let driver = tokio::spawn(connection);
+    let request = Request::builder().method(method).uri(path).header(header::HOST, admin.to_string());
+    let request = request.body(Body::empty()).map_err(|error| error.to_string())?;
+    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    let status = response.status();
+    let body = axum::body::to_bytes(Body::new(response.into_body()), ANSWER_BYTES_MAX).await;
+    driver.abort();
+    Ok((status, body.map_err(|error| error.to_string())?))
 }

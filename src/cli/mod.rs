@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::Config;
+use crate::config::{Admin, Config, HostPort};
 
 /// The command line or a file that it names can't be used (EX_USAGE of sysexits.h): nothing was started.
 pub const EXIT_USAGE: u8 = 64;
@@ -97,6 +97,33 @@ impl ConfigFile {
     fn load(&self) -> Result<Config, Failed> {
         load(&self.config)
     }
+}
+
+/// The running proxy that is asked, by its admin port.
+#[derive(Debug, Args)]
+struct Running {
+    /// The configuration that it was started with: its admin port is asked.
+    #[arg(value_name = "CONFIG", conflicts_with = "admin")]
+    config: Option<PathBuf>,
+    /// Its admin port, as host:port or http://host:port, instead of a configuration; 127.0.0.1:9644 if neither is given.
+    #[arg(long, value_name = "ADDRESS", value_parser = admin_address)]
+    admin: Option<HostPort>,
+}
+
+impl Running {
+    /// Where it is: what the file says, or --admin, or where a configuration without `[admin]` puts it.
+    fn address(&self) -> Result<HostPort, Failed> {
+        match (&self.config, &self.admin) {
+            (Some(file), _) => Ok(load(file)?.admin.listen),
+            (None, Some(address)) => Ok(address.clone()),
+            (None, None) => Ok(Admin::default().listen),
+        }
+    }
+}
+
+fn admin_address(text: &str) -> Result<HostPort, String> {
+    let address = text.strip_prefix("http://").unwrap_or(text);
+    address.strip_suffix('/').unwrap_or(address).parse()
 }
 
 fn load(file: &Path) -> Result<Config, Failed> {

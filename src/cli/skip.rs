@@ -4,15 +4,14 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{ConfigFile, Failed};
+use super::{Failed, Running};
 use crate::operator;
 
 /// Step over exactly one batch, which a region refuses and which stalls its stream there. The region never gets it.
 #[derive(Debug, Args)]
 pub(super) struct Skip {
-    /// That of the running proxy: its admin port is asked.
     #[command(flatten)]
-    file: ConfigFile,
+    running: Running,
     /// The region that refuses the batch.
     #[arg(long)]
     region: String,
@@ -29,7 +28,7 @@ pub(super) struct Skip {
 
 impl Skip {
     pub async fn execute(self) -> Result<ExitCode, Failed> {
-        let admin = self.file.load()?.admin.listen;
+        let admin = self.running.address()?;
         let done = operator::skip(&admin, &self.region, &self.topic, self.partition, self.offset).await;
         println!("{}", done.map_err(|error| Failed::Tried(error.to_string()))?);
         Ok(ExitCode::SUCCESS)
