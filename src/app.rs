@@ -34,6 +34,7 @@ use crate::mirror::progress::Partition;
 use crate::mirror::{Mirror, SkipError};
 use crate::net::Tcp;
 use crate::session::{Front, FrontConfig, FrontError, Limits, SessionMetrics, descriptors};
+use crate::{COMMIT, VERSION};
 
 /// Pause before an unreachable local cluster is tried again.
 const LOCAL_RETRY: Duration = Duration::from_millis(500);
@@ -78,7 +79,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
     let mirror_metrics = MirrorMetrics::register(&mut registry);
 
     let journal = Arc::new(Journal::default());
-    journal.note(Kind::Started, concat!("diffluent ", env!("CARGO_PKG_VERSION"), " started"));
+    journal.note(Kind::Started, &format!("diffluent {VERSION} ({COMMIT}) started"));
     let status = Arc::new(Status { shutdown: Some(shutdown.clone()), ..Status::default() });
     let address = config.admin.listen.to_string();
     let admin_port =
@@ -93,7 +94,8 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
         journal: journal.clone(),
         config: Arc::new(admin::redacted(&config)),
         partition_metrics: config.admin.partition_metrics,
-        version: env!("CARGO_PKG_VERSION"),
+        version: VERSION,
+        commit: COMMIT,
     };
     let (stop_admin, admin_stopped) = watch::channel(false);
     let admin = tokio::spawn(admin::serve(admin_port, state, admin_stopped));

@@ -5,10 +5,10 @@
 //!
 //! This room owns the words and the arithmetic of lag; it does no I/O and knows no stream.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a stream, or a region as a whole, is doing, in the words that operators see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Everything that the local log holds is in the region, or on its way there.
@@ -41,7 +41,7 @@ impl State {
 
 /// Replication latency over the last minute, in seconds: from the answer of the local broker (or, for records read from
 /// the log, from when they were read) to the acknowledgement of the region's in-sync replicas.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct LatencySummary {
     /// Batches measured.
     pub count: u64,
@@ -57,7 +57,7 @@ pub struct LatencySummary {
 
 /// How fast records flow, as an average that forgets what is older than about ten seconds, and what follows from it. The admin port
 /// fills it in: the streams themselves keep no time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Rates {
     /// Offsets per second by which the local log grows.
     pub produced_records_per_second: f64,

@@ -23,5 +23,11 @@ pub mod mirror;
 pub mod net;
 pub mod operator;
 pub mod session;
+pub mod status;
 pub mod verify;
 pub mod wire;
+
+/// The version of this build.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The commit that it was built from; "debug build" in one that follows no commits, "unknown" where nothing is known (build.rs).
+pub const COMMIT: &str = env!("DIFFLUENT_BUILD");

@@ -4,40 +4,15 @@ mod common;
 
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use common::DIFFLUENT;
+use common::{DIFFLUENT, diffluent};
 use diffluent_testbed::ports::Ports;
 use diffluent_testbed::{Cluster, Proxy, ProxyConfig, Workload, http};
-use tokio::process::Command;
 
 /// The exit code for a configuration that can't be used (EX_USAGE of sysexits.h).
 const EXIT_CONFIG: i32 = 64;
-
-/// How long a command may take: a bad file is refused at once, `check` waits for clusters as long as `dial_timeout` says.
-const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
-
-/// What a command has said.
-#[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-async fn diffluent(args: &[&str]) -> Result<Said> {
-    let mut command = Command::new(DIFFLUENT);
-    command.args(args).stdin(Stdio::null()).env("NO_COLOR", "1").env_remove("DIFFLUENT_LOG").kill_on_drop(true);
-    let output = tokio::time::timeout(COMMAND_DEADLINE, command.output());
-    let output = output.await.with_context(|| format!("diffluent {args:?} does not end"))??;
-    Ok(Said {
-        code: output.status.code(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
-}
 
 fn path(file: &Path) -> Result<&str> {
     file.to_str().context("a path that is no text")
@@ -202,7 +177,8 @@ async fn a_file_that_is_not_there_is_named() -> Result<()> {
 #[tokio::test]
 async fn version_and_help_are_told() -> Result<()> {
     let said = diffluent(&["--version"]).await?;
-    ensure!(said.code == Some(0) && said.stdout.trim() == concat!("diffluent ", env!("CARGO_PKG_VERSION")), "{said:?}");
+    let version = format!("diffluent {} ({})", diffluent::VERSION, diffluent::COMMIT);
+    ensure!(said.code == Some(0) && said.stdout.trim() == version, "{said:?}");
     let said = diffluent(&["--help"]).await?;
     ensure!(said.code == Some(0), "{said:?}");
     for part in ["run", "check", "--log", "--version", "Usage: diffluent"] {

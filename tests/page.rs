@@ -202,6 +202,7 @@ impl Port {
             config: Arc::new(serde_json::json!({"proxy": {"name": "eu-west"}})),
             partition_metrics: false,
             version: "0.1.0",
+            commit: "c0ffee",
         };
         Ok(Self { address, shutdown, task: tokio::spawn(admin::serve(listener, state, down)) })
     }

@@ -322,13 +322,13 @@ fn a_stall_that_is_tried_again_is_still_a_stall() {
         let region = seen.borrow_and_update().regions[0].clone();
         (region.state, region.state_since_ms, region.streams_by_state.keys().copied().collect::<Vec<_>>())
     };
-    assert_eq!(look(State::Stalled, 1), (State::Stalled, 1000, vec!["stalled"]));
-    assert_eq!(look(State::CatchingUp, 3), (State::Stalled, 1000, vec!["stalled"]));
-    assert_eq!(look(State::Stalled, 4), (State::Stalled, 1000, vec!["stalled"]));
-    assert_eq!(look(State::Starting, 5), (State::Stalled, 1000, vec!["stalled"]));
-    assert_eq!(look(State::CatchingUp, 11), (State::CatchingUp, 11_000, vec!["catching_up"]));
-    assert_eq!(look(State::Stalled, 12), (State::Stalled, 12_000, vec!["stalled"]));
-    assert_eq!(look(State::Mirroring, 13), (State::Mirroring, 13_000, vec!["mirroring"]));
+    assert_eq!(look(State::Stalled, 1), (State::Stalled, 1000, vec![State::Stalled]));
+    assert_eq!(look(State::CatchingUp, 3), (State::Stalled, 1000, vec![State::Stalled]));
+    assert_eq!(look(State::Stalled, 4), (State::Stalled, 1000, vec![State::Stalled]));
+    assert_eq!(look(State::Starting, 5), (State::Stalled, 1000, vec![State::Stalled]));
+    assert_eq!(look(State::CatchingUp, 11), (State::CatchingUp, 11_000, vec![State::CatchingUp]));
+    assert_eq!(look(State::Stalled, 12), (State::Stalled, 12_000, vec![State::Stalled]));
+    assert_eq!(look(State::Mirroring, 13), (State::Mirroring, 13_000, vec![State::Mirroring]));
 }
 
 #[test]

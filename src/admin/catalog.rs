@@ -217,7 +217,12 @@ pub const METRICS: &[Metric] = &[
         &["cluster"],
         "Bytes of record batches that diffluent's own connections fetched: from `local` to catch up, from a region to find a position",
     ),
-    metric("diffluent_build_info", Info, &["version"], "The version of this build; always 1"),
+    metric(
+        "diffluent_build_info",
+        Info,
+        &["version", "commit"],
+        "The version of this build and the commit it was built from; always 1",
+    ),
 ];
 
 /// Only there when the configuration asks for it: see [`super::AdminState::partition_metrics`].

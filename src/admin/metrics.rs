@@ -21,6 +21,7 @@ pub(super) struct Shown<'a> {
     pub regions: &'a [RegionLag],
     pub clusters: &'a [ClusterView],
     pub version: &'a str,
+    pub commit: &'a str,
     /// Whether partitions have series of their own.
     pub partitions: bool,
 }
@@ -35,7 +36,7 @@ pub(super) fn text(registry: &Registry, shown: &Shown<'_>) -> Result<String, fmt
     }
     clusters(&mut out, shown.clusters)?;
     family(&mut out, "diffluent_build_info")?;
-    sample(&mut out, "diffluent_build_info", &[("version", shown.version)], 1)?;
+    sample(&mut out, "diffluent_build_info", &[("version", shown.version), ("commit", shown.commit)], 1)?;
     encode_eof(&mut out)?;
     Ok(out)
 }

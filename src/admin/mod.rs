@@ -21,7 +21,7 @@ mod page;
 pub mod redact;
 mod routes;
 pub mod server;
-mod summary;
+pub mod summary;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -107,6 +107,8 @@ pub struct AdminState {
     pub partition_metrics: bool,
     /// The version of this build.
     pub version: &'static str,
+    /// The commit it was built from, or why that is not known.
+    pub commit: &'static str,
 }
 
 impl fmt::Debug for AdminState {

@@ -112,6 +112,11 @@ impl Monitor {
         self.seen.subscribe()
     }
 
+    /// What the last look saw.
+    pub fn seen(&self) -> Arc<Seen> {
+        self.seen.borrow().clone()
+    }
+
     /// Takes a reading.
     pub fn look(&self, regions: &[RegionLag], now: Instant, now_ms: u64) {
         let mut known = self.lock();

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::Router;
@@ -18,10 +19,10 @@ use tokio::time::timeout;
 
 use super::answer::{Answer, Refusal, error, unknown, wrong};
 use super::live::{STREAMS_MAX, live};
-use super::monitor::Monitor;
+use super::monitor::{Monitor, now_ms};
 use super::server::{BODY_BYTES_MAX, REQUEST_TIME_MAX};
-use super::summary::RegionSummary;
-use super::topics::Wanted;
+use super::summary::{RegionSummary, Status, Summary};
+use super::topics::{ROWS_MAX, Wanted, worst_streams};
 use super::{AdminState, metrics, page};
 use crate::journal::{EVENTS_MAX, Event};
 use crate::lag::{RegionLag, TopicLag};
@@ -87,6 +88,7 @@ pub(super) fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Admin>)>
         ("/", "get", page::page()),
         ("/page/{file}", "get", page::file()),
         ("/openapi.json", "get", get(openapi)),
+        ("/status", "get", get(status)),
         ("/lag", "get", get(lag)),
         ("/lag/{region}", "get", get(region_lag)),
         ("/lag/{region}/{topic}", "get", get(topic_lag)),
@@ -155,6 +157,29 @@ fn is_foreign(headers: &HeaderMap) -> bool {
 
 async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}
+
+/// Which part of `/status` is wanted.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct StatusWanted {
+    worst: usize,
+}
+
+impl Default for StatusWanted {
+    fn default() -> Self {
+        Self { worst: 10 }
+    }
+}
+
+async fn status(State(admin): State<Admin>, wanted: Result<Query<StatusWanted>, QueryRejection>) -> Answer {
+    let StatusWanted { worst } = asked(wanted, "?worst={streams}")?;
+    let regions = admin.state.lag.lag().await;
+    // Seen as the page sees it: a stall that is tried again stays one.
+    admin.monitor.look(&regions, Instant::now(), now_ms());
+    let AdminState { ready, journal, version, .. } = &admin.state;
+    let summary = Summary::new(&admin.monitor.seen(), &ready(), journal.last_number(), version);
+    Ok(Json(Status { summary, worst: worst_streams(&regions, worst.min(ROWS_MAX)) }).into_response())
 }
 
 /// What `/lag` answers.
@@ -318,6 +343,7 @@ async fn scrape(State(admin): State<Admin>) -> Response {
         regions: &regions,
         clusters: &(state.clusters)(),
         version: state.version,
+        commit: state.commit,
         partitions: state.partition_metrics,
     };
     match metrics::text(&state.registry, &shown) {

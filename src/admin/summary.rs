@@ -1,8 +1,9 @@
-//! What the page shows at once: a region in a few numbers, and one line that says whether all is well.
+//! What a person is shown at once, on the page and by `diffluent status`: one line that says whether all is well, each region in a few numbers, and
+//! the streams that are worst off.
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Readiness;
 use super::monitor::Seen;
@@ -12,28 +13,43 @@ use crate::lag::{LatencySummary, Rates, RegionLag, State};
 const TREND_MS: u64 = 20_000;
 
 /// A region without its topics.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct RegionSummary {
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct RegionSummary {
+    /// Its configured name.
     pub region: String,
+    /// The worst state that keeps it from being well.
     pub state: State,
     /// Since when, in milliseconds since 1970; 0 when that is not known yet.
     pub state_since_ms: u64,
+    /// Why, where the state needs a reason.
     pub reason: Option<String>,
+    /// What can be done about it.
     pub remedy: Option<String>,
+    /// Topics on their way to it.
     pub topics: usize,
+    /// Partitions of these.
     pub streams: usize,
     /// Streams by state; states in which none is are left out.
-    pub streams_by_state: BTreeMap<&'static str, usize>,
+    pub streams_by_state: BTreeMap<State, usize>,
+    /// Records behind.
     pub lag_records: u64,
+    /// Bytes behind, where known for all streams.
     pub lag_bytes: Option<u64>,
+    /// The oldest missing record's age, seconds.
     pub lag_seconds: f64,
+    /// How fast it flows.
     pub rates: Rates,
+    /// Replication latency over the last minute.
     pub replication_latency: LatencySummary,
+    /// Records acknowledged by the region since the start of the process.
     pub mirrored_records: u64,
+    /// Their bytes.
     pub mirrored_bytes: u64,
-    /// Sums over the partitions, since their streams first began.
+    /// Sum over the partitions, since their streams first began.
     pub lost_records: u64,
+    /// Likewise.
     pub diverged_records: u64,
+    /// Likewise.
     pub skipped_records: u64,
 }
 
@@ -61,7 +77,7 @@ impl RegionSummary {
             skipped_records: 0,
         };
         for partition in lag.topics.iter().flat_map(|topic| &topic.partitions) {
-            *summary.streams_by_state.entry(partition.state.as_str()).or_default() += 1;
+            *summary.streams_by_state.entry(partition.state).or_default() += 1;
             summary.lost_records += partition.lost_records;
             summary.diverged_records += partition.diverged_records;
             summary.skipped_records += partition.skipped_records;
@@ -70,14 +86,14 @@ impl RegionSummary {
     }
 
     fn in_state(&self, state: State) -> usize {
-        self.streams_by_state.get(state.as_str()).copied().unwrap_or(0)
+        self.streams_by_state.get(&state).copied().unwrap_or(0)
     }
 }
 
 /// How well all is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Level {
+pub enum Level {
     /// Every region has everything.
     Well,
     /// Something is behind, and heals alone.
@@ -87,23 +103,61 @@ pub(super) enum Level {
 }
 
 /// One message of `/stream`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Summary {
-    pub version: &'static str,
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Summary {
+    /// The version of the process that says this.
+    pub version: String,
+    /// When it was so, in milliseconds since 1970.
     pub at_ms: u64,
+    /// How well all is.
     pub level: Level,
     /// Whether all is well, in words.
     pub headline: String,
     /// The newest event's number: when it grows, there is something to read at `/events`.
     pub last_event: u64,
+    /// The regions, in the configuration's order.
     pub regions: Vec<RegionSummary>,
 }
 
 impl Summary {
-    pub fn new(seen: &Seen, readiness: &Readiness, last_event: u64, version: &'static str) -> Self {
+    pub(super) fn new(seen: &Seen, readiness: &Readiness, last_event: u64, version: &str) -> Self {
         let (level, headline) = headline(seen, readiness);
+        let version = version.to_owned();
         Self { version, at_ms: seen.at_ms, level, headline, last_event, regions: seen.regions.clone() }
     }
+}
+
+/// What `/status` answers.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Status {
+    /// What the page is told, too.
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// The streams that are worst off, the worst first; those that are well are left out.
+    pub worst: Vec<WorstStream>,
+}
+
+/// A stream that is not well.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct WorstStream {
+    /// The region.
+    pub region: String,
+    /// The topic, by its name in the local cluster.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// What it is doing.
+    pub state: State,
+    /// Why, where the state needs a reason.
+    pub reason: Option<String>,
+    /// What can be done about it.
+    pub remedy: Option<String>,
+    /// The first source offset that the region does not have.
+    pub next_source_offset: i64,
+    /// Records behind.
+    pub lag_records: u64,
+    /// The oldest missing record's age, seconds.
+    pub lag_seconds: f64,
 }
 
 /// Whether all is well, in one line.
@@ -157,7 +211,7 @@ fn told(region: &RegionSummary, now_ms: u64) -> Option<(Level, String)> {
 }
 
 /// 1,234,567.
-fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -170,7 +224,7 @@ fn grouped(number: u64) -> String {
 }
 
 /// 4 s, 12 min, 3 h, 2 d.
-fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 1.0 => "less than 1 s".to_owned(),
         s if s < 120.0 => format!("{s:.0} s"),

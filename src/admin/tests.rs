@@ -132,6 +132,7 @@ impl Port {
             config: Arc::new(serde_json::json!({"proxy": {"name": "eu"}})),
             partition_metrics: false,
             version: "0.0.0-test",
+            commit: "c0ffee",
         };
         Self { address, journal, shutdown, task: tokio::spawn(serve(listener, state, down)) }
     }
@@ -266,7 +267,7 @@ async fn metrics_hold_what_is_registered_and_what_lags() {
         "# TYPE diffluent_mirrored_records counter",
         "diffluent_mirrored_records_total{region=\"us\"} 1000",
         "diffluent_mirrored_bytes_total{region=\"us\"} 65536",
-        "diffluent_build_info{version=\"0.0.0-test\"} 1",
+        "diffluent_build_info{version=\"0.0.0-test\",commit=\"c0ffee\"} 1",
         "diffluent_cluster_under_replicated_partitions{cluster=\"us\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
@@ -294,6 +295,7 @@ fn every_metric_that_a_room_registers_is_in_the_catalog_and_every_one_in_the_cat
         regions: &[region("us", State::CatchingUp, 7)],
         clusters: &[cluster("us")],
         version: "0.0.0-test",
+        commit: "c0ffee",
         partitions: true,
     };
     let mut caught_up = region("ap", State::Mirroring, 0);

@@ -4,7 +4,8 @@ use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use crate::lag::{LatencySummary, PartitionLag, Rates, State, TopicLag};
+use super::summary::WorstStream;
+use crate::lag::{LatencySummary, PartitionLag, Rates, RegionLag, State, TopicLag};
 
 /// Rows of an answer unless asked otherwise.
 const ROWS: usize = 100;
@@ -123,6 +124,35 @@ impl Wanted {
     fn limit(&self) -> usize {
         self.limit.unwrap_or(ROWS).min(ROWS_MAX)
     }
+}
+
+/// The streams of all regions that are not well, the worst first, at most `limit`.
+pub(super) fn worst_streams(regions: &[RegionLag], limit: usize) -> Vec<WorstStream> {
+    let mut streams: Vec<(&str, &str, &PartitionLag)> = regions
+        .iter()
+        .flat_map(|region| region.topics.iter().map(move |topic| (region, topic)))
+        .flat_map(|(region, topic)| {
+            let named = |partition| (region.region.as_str(), topic.topic.as_str(), partition);
+            topic.partitions.iter().map(named)
+        })
+        .filter(|(.., partition)| partition.state != State::Mirroring)
+        .collect();
+    streams.sort_by(|(a_region, a_topic, a), (b_region, b_topic, b)| {
+        let order = worst((a.state, a.lag_seconds, a.lag_records), (b.state, b.lag_seconds, b.lag_records));
+        order.then_with(|| (a_region, a_topic, a.partition).cmp(&(b_region, b_topic, b.partition)))
+    });
+    let shown = |(region, topic, partition): (&str, &str, &PartitionLag)| WorstStream {
+        region: region.to_owned(),
+        topic: topic.to_owned(),
+        partition: partition.partition,
+        state: partition.state,
+        reason: partition.reason.clone(),
+        remedy: partition.remedy.clone(),
+        next_source_offset: partition.next_source_offset,
+        lag_records: partition.lag_records,
+        lag_seconds: partition.lag_seconds,
+    };
+    streams.into_iter().take(limit).map(shown).collect()
 }
 
 fn worst(a: (State, f64, u64), b: (State, f64, u64)) -> Ordering {

@@ -4,12 +4,12 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::net::{TcpListener, lookup_host};
 use tokio::time::timeout;
 
 use super::report::{Line, plural, some_of};
 use crate::config::{Config, HostPort};
+use crate::operator;
 
 /// How long the admin port of a running diffluent may take to say what it is.
 const PROBE_TIME_MAX: Duration = Duration::from_secs(1);
@@ -32,15 +32,9 @@ pub(super) async fn check(config: &Config) -> Vec<Line> {
 
 /// Whether the admin port of a diffluent answers at `address`.
 async fn runs_already(address: &HostPort) -> bool {
-    let ask = async {
-        let mut stream = TcpStream::connect((address.host.as_str(), address.port)).await.ok()?;
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").await.ok()?;
-        let mut answer = Vec::new();
-        stream.take(4096).read_to_end(&mut answer).await.ok()?;
-        let body = String::from_utf8_lossy(&answer).into_owned();
-        body.split_once("\r\n\r\n").map(|(_, body)| body.starts_with("diffluent "))
-    };
-    timeout(PROBE_TIME_MAX, ask).await.ok().flatten().unwrap_or(false)
+    let asked = timeout(PROBE_TIME_MAX, operator::get(address, "/openapi.json")).await;
+    let document = asked.ok().and_then(Result::ok).unwrap_or_default();
+    document["info"]["title"].as_str().is_some_and(|title| title.contains("diffluent"))
 }
 
 /// Binds `address` for a moment.
@@ -148,6 +142,8 @@ pub(super) fn enough(brokers: usize, config: &Config) -> Line {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::super::report::Level;
     use super::*;
 
@@ -186,7 +182,9 @@ mod tests {
             let mut request = [0; 1024];
             let read = stream.read(&mut request).await.unwrap();
             assert!(read > 0);
-            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\ndiffluent 1.0\n").await.unwrap();
+            let title = r#"{"info": {"title": "diffluent's admin port"}}"#;
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{title}", title.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
         });
         let lines = check(&config(0, "1-2", port)).await;
         served.await.unwrap();

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{ConfigFile, Failed};
+use super::{ConfigFile, Failed, answer};
 
 /// Validate the configuration, connect to every cluster, and say what works, what not and what to do.
 #[derive(Debug, Args)]
@@ -16,7 +16,7 @@ pub(super) struct Check {
 impl Check {
     pub async fn execute(self) -> Result<ExitCode, Failed> {
         let report = crate::check::run(&self.file.load()?).await;
-        println!("{report}");
+        answer(&report);
         Ok(ExitCode::from(report.exit_code()))
     }
 }

@@ -5,9 +5,13 @@
 
 mod check;
 mod run;
+mod shell;
 mod skip;
+mod status;
 mod verify;
 
+use std::fmt::Display;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -18,9 +22,18 @@ use crate::config::{Admin, Config, HostPort};
 /// The command line or a file that it names can't be used (EX_USAGE of sysexits.h): nothing was started.
 pub const EXIT_USAGE: u8 = 64;
 
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("DIFFLUENT_BUILD"), ")");
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   all well
+  1   check found something that does not work, verify a difference, status that not all is well; or it was tried and failed
+  2   verify or status could not tell
+  64  the command line or the configuration can't be used, and nothing was started";
+
 /// A transparent Kafka proxy that mirrors what is produced to other regions.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version = VERSION, about, after_help = EXIT_CODES)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -45,8 +58,11 @@ pub enum LogFormat {
 enum Command {
     Run(run::Run),
     Check(check::Check),
+    Status(status::Status),
     Verify(verify::Verify),
     Skip(skip::Skip),
+    Completions(shell::Completions),
+    Man(shell::Man),
 }
 
 impl Arguments {
@@ -58,8 +74,11 @@ impl Arguments {
         match self.command {
             Command::Run(run) => run.execute().await,
             Command::Check(check) => check.execute().await,
+            Command::Status(status) => status.execute().await,
             Command::Verify(verify) => verify.execute().await,
             Command::Skip(skip) => skip.execute().await,
+            Command::Completions(completions) => Ok(completions.execute()),
+            Command::Man(man) => man.execute(),
         }
     }
 }
@@ -73,6 +92,9 @@ pub enum Failed {
     /// It was tried.
     #[error("{0}")]
     Tried(String),
+    /// A question could not be answered.
+    #[error("{0}")]
+    Untold(String),
 }
 
 impl Failed {
@@ -81,6 +103,7 @@ impl Failed {
         match self {
             Failed::Usage(_) => ExitCode::from(EXIT_USAGE),
             Failed::Tried(_) => ExitCode::FAILURE,
+            Failed::Untold(_) => ExitCode::from(2),
         }
     }
 }
@@ -124,6 +147,11 @@ impl Running {
 fn admin_address(text: &str) -> Result<HostPort, String> {
     let address = text.strip_prefix("http://").unwrap_or(text);
     address.strip_suffix('/').unwrap_or(address).parse()
+}
+
+/// Prints what a command has to say. Nobody is left to be told when nobody reads.
+fn answer(text: impl Display) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
 fn load(file: &Path) -> Result<Config, Failed> {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{Failed, Running};
+use super::{Failed, Running, answer};
 use crate::operator;
 
 /// Step over exactly one batch, which a region refuses and which stalls its stream there. The region never gets it.
@@ -30,7 +30,7 @@ impl Skip {
     pub async fn execute(self) -> Result<ExitCode, Failed> {
         let admin = self.running.address()?;
         let done = operator::skip(&admin, &self.region, &self.topic, self.partition, self.offset).await;
-        println!("{}", done.map_err(|error| Failed::Tried(error.to_string()))?);
+        answer(done.map_err(|error| Failed::Tried(error.to_string()))?);
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ConfigFile, Failed};
+use super::{ConfigFile, Failed, answer};
 use crate::config::TopicPattern;
 use crate::config::values::duration;
 use crate::verify::{self, sample::parse_percent};
@@ -47,8 +47,8 @@ impl Verify {
         };
         let report = verify::run(&config, &options).await.map_err(|error| Failed::Usage(error.to_string()))?;
         match serde_json::to_string_pretty(&report) {
-            Ok(document) if self.json => println!("{document}"),
-            _ => println!("{report}"),
+            Ok(document) if self.json => answer(&document),
+            _ => answer(&report),
         }
         Ok(ExitCode::from(report.exit_code()))
     }

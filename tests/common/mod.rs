@@ -3,16 +3,45 @@
 
 pub mod scripted;
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use diffluent_testbed::{Cluster, Proxy, ProxyConfig, Side, verify};
+use tokio::process::Command;
 
 /// The binary under test.
 pub const DIFFLUENT: &str = env!("CARGO_BIN_EXE_diffluent");
 
 /// How long a region may take to catch up before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a command may take: a bad file is refused at once, `check` waits for clusters as long as `dial_timeout` says.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What a command has said.
+#[derive(Debug)]
+pub struct Said {
+    /// The exit code.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// Runs diffluent with these arguments, until it ends.
+pub async fn diffluent(args: &[&str]) -> Result<Said> {
+    let mut command = Command::new(DIFFLUENT);
+    command.args(args).stdin(Stdio::null()).env("NO_COLOR", "1").env_remove("DIFFLUENT_LOG").kill_on_drop(true);
+    let output = tokio::time::timeout(COMMAND_DEADLINE, command.output());
+    let output = output.await.with_context(|| format!("diffluent {args:?} does not end"))??;
+    Ok(Said {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
 
 /// A local cluster, regions, and a proxy in front of the local one.
 pub struct World {
