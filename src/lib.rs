@@ -17,6 +17,7 @@ pub mod config;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod import;
 pub mod journal;
 pub mod lag;
 pub mod mirror;

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-const COMMANDS: [&str; 5] = ["run", "check", "status", "verify", "skip"];
+const COMMANDS: [&str; 6] = ["run", "check", "status", "verify", "skip", "import"];
 
 #[tokio::test]
 async fn every_shell_completes_every_command() -> Result<()> {
@@ -165,5 +165,36 @@ async fn on_a_terminal_a_region_that_catches_up_has_a_bar_and_the_state_its_colo
     tokio::time::timeout(PATIENCE, read).await.with_context(|| format!("on the terminal: {seen}"))??;
     script.kill().await?;
     let _ = proxy;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_mirrormaker_configuration_becomes_files_that_check_takes_and_nothing_is_replaced() -> Result<()> {
+    let dir = TempDir::new("diffluent-import-")?;
+    let (file, out) = (dir.path().join("mm2.properties"), dir.path().join("made"));
+    let flows = "clusters = eu, us\neu.bootstrap.servers = 127.0.0.1:1\nus.bootstrap.servers = 127.0.0.1:2\n\
+                 eu->us.enabled = true\neu->us.topics = orders, payments-.*\nsync.topic.configs.enabled = false\n";
+    std::fs::write(&file, flows)?;
+    let said = diffluent(&["import", text(&file)?]).await?;
+    ensure!(said.code == Some(0) && said.stdout.starts_with("# eu.toml\n"), "{said:?}");
+    ensure!(said.stderr.contains("Run a proxy with eu.toml in front of cluster eu"), "{said:?}");
+    let said = diffluent(&["import", text(&file)?, "--out", text(&out)?]).await?;
+    ensure!(said.code == Some(0) && said.stdout.is_empty(), "{said:?}");
+    let made = out.join("eu.toml");
+    let config = diffluent::config::Config::load(&made)?;
+    ensure!(config.region[0].selects("payments-eu") && !config.region[0].selects("invoices"), "{config:?}");
+    std::fs::write(&made, "mine")?;
+    let said = diffluent(&["import", text(&file)?, "--out", text(&out)?]).await?;
+    ensure!(said.code == Some(1) && said.stderr.contains("is there already, and was left as it is"), "{said:?}");
+    ensure!(std::fs::read_to_string(&made)? == "mine", "it was replaced");
+    std::fs::write(&file, format!("{flows}eu->us.transforms = Mask\n"))?;
+    let said = diffluent(&["import", text(&file)?]).await?;
+    ensure!(
+        said.code == Some(1) && said.stderr.contains("eu->us.transforms (line 7): records are mirrored byte for byte"),
+        "{said:?}"
+    );
+    std::fs::write(&file, "a = \\u12")?;
+    let said = diffluent(&["import", text(&file)?]).await?;
+    ensure!(said.code == Some(64) && said.stderr.contains("mm2.properties: line 1: "), "{said:?}");
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! person, and prints what came of it: answers on standard output, complaints on standard error. It decides nothing that a room could.
 
 mod check;
+mod import;
 mod run;
 mod shell;
 mod skip;
@@ -61,6 +62,7 @@ enum Command {
     Status(status::Status),
     Verify(verify::Verify),
     Skip(skip::Skip),
+    Import(import::ImportFrom),
     Completions(shell::Completions),
     Man(shell::Man),
 }
@@ -77,6 +79,7 @@ impl Arguments {
             Command::Status(status) => status.execute().await,
             Command::Verify(verify) => verify.execute().await,
             Command::Skip(skip) => skip.execute().await,
+            Command::Import(import) => import.execute(),
             Command::Completions(completions) => Ok(completions.execute()),
             Command::Man(man) => man.execute(),
         }

@@ -120,6 +120,9 @@ pub struct Region {
     /// never are.
     #[serde(default = "Region::default_topics")]
     pub topics: Vec<TopicPattern>,
+    /// Which of these are not, all the same: regular expressions, of which none may match the whole name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude_topics: Vec<TopicPattern>,
     /// Where a topic begins that this region has not mirrored yet: `"earliest"` (all that the local log still holds) or `"latest"` (what
     /// is produced from now on).
     #[serde(default)]
@@ -157,7 +160,8 @@ impl Region {
 
     /// Whether `topic` of the local cluster is mirrored to this region. Internal topics (`__*`) never are.
     pub fn selects(&self, topic: &str) -> bool {
-        !topic.starts_with("__") && self.topics.iter().any(|pattern| pattern.matches(topic))
+        let any = |patterns: &[TopicPattern]| patterns.iter().any(|pattern| pattern.matches(topic));
+        !topic.starts_with("__") && any(&self.topics) && !any(&self.exclude_topics)
     }
 
     /// What `topic` of the local cluster is called in this region; `origin` is the proxy's name.
