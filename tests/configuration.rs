@@ -4,7 +4,7 @@ mod common;
 
 use std::net::TcpListener;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use common::{DIFFLUENT, diffluent};
@@ -203,6 +203,7 @@ async fn clusters_that_are_not_there_are_named_with_what_to_do_and_the_proxy_wai
     let nobody = format!("127.0.0.1:{}", nobody.first());
 
     healthy_clusters_pass_the_check(&eu, &us).await?;
+    what_differs_between_the_clusters_is_told(&eu, &us).await?;
     too_few_ports_for_the_brokers_is_refused_at_the_start(&eu, &us).await?;
     an_unreachable_region_fails_the_check_but_not_the_proxy(&eu, &nobody).await?;
     an_unreachable_local_cluster_is_waited_for(&eu, &us).await
@@ -218,6 +219,36 @@ async fn healthy_clusters_pass_the_check(eu: &Cluster, us: &Cluster) -> Result<(
     }
     ensure!(!said.stdout.contains("FAILURE"), "{}", said.stdout);
     ensure!(us.admin().topics().await?.is_empty(), "check has created a topic in the region");
+    Ok(())
+}
+
+async fn what_differs_between_the_clusters_is_told(eu: &Cluster, us: &Cluster) -> Result<()> {
+    eu.create_topic("compacted", 1, 1, &[("cleanup.policy", "compact"), ("max.message.bytes", "2000000")]).await?;
+    us.create_topic("compacted", 1, 1, &[("compression.type", "zstd")]).await?;
+    eu.create_topic("new", 1, 1, &[("retention.ms", "1209600000")]).await?;
+    // A day and a half ago, and so older than the region's brokers remember producers.
+    let then = SystemTime::now().duration_since(UNIX_EPOCH)? - Duration::from_secs(36 * 3600);
+    let timestamp = Some(i64::try_from(then.as_millis())?);
+    let old = Workload { records: 10, timestamp, ..Workload::new(&eu.bootstrap(), "new") };
+    ensure!(old.run().await?.failed == 0, "not produced");
+    let config = ProxyConfig::new("eu", &eu.bootstrap()).region("us", &us.bootstrap());
+    let file = Proxy::prepare(DIFFLUENT, config)?;
+    let said = diffluent(&["check", path(file.config_path())?]).await?;
+    ensure!(said.code == Some(0), "{said:?}");
+    for part in [
+        "its brokers are Apache Kafka 4.3\n",
+        "ms behind this machine's, give or take",
+        "its brokers take requests of up to 104857600 bytes",
+        "cleanup.policy differs in 1 topic: compacted (compact here, delete there)",
+        "max.message.bytes differs in 1 topic: compacted (2000000 here, 1048588 there)",
+        "the region's brokers compress 1 topic again: compacted (zstd)",
+        "1 topic with settings of their own, which the region's brokers will not know when they are created: new (retention.ms=1209600000)",
+        "older than its brokers remember producers (24 h): new (10 records)",
+    ] {
+        // The clock of this same machine may be ahead by a rounded millisecond.
+        let told = said.stdout.contains(part) || said.stdout.contains(&part.replace("behind", "ahead of"));
+        ensure!(told, "lacks {part:?}: {}", said.stdout);
+    }
     Ok(())
 }
 

@@ -49,6 +49,8 @@ pub(super) struct Found {
     pub metadata: Option<Result<Arc<Metadata>, String>>,
     /// Brokers by the address that they advertise: these must be reachable too.
     pub brokers: Vec<(i32, String, Answer)>,
+    /// A way to ask it more, where it answered.
+    pub cluster: Option<Arc<Cluster>>,
     /// Groups whose coordinator was asked for, and what went wrong.
     pub groups: Vec<(String, Option<GroupTrouble>)>,
 }
@@ -102,6 +104,7 @@ pub(super) async fn ask(name: &str, servers: &[HostPort], groups: &[String], dea
         found.brokers.push((*node_id, address.to_string(), answer));
     }
     found.metadata = Some(Ok(metadata));
+    found.cluster = Some(cluster.clone());
     for group in groups {
         found.groups.push((group.clone(), coordinator(&cluster, group).await));
     }
@@ -168,7 +171,7 @@ async fn coordinator(cluster: &Cluster, group: &str) -> Option<GroupTrouble> {
 }
 
 /// The error without the cluster and address, which the report's line names already.
-fn reason(error: &ClientError) -> String {
+pub(super) fn reason(error: &ClientError) -> String {
     match error {
         ClientError::Connect { source, .. } => source.to_string(),
         ClientError::Broken { source, .. } => format!("it closed the connection: {source}"),

@@ -8,8 +8,15 @@ use crate::config::{Config, Region};
 
 /// Kafka's limit on a topic's name.
 const TOPIC_CHARS_MAX: usize = 249;
-/// Without this call, positions are found by reading the region's log, which is slower but as right.
-const OPTIONAL: [&str; 1] = ["DescribeProducers"];
+/// Calls that diffluent does without where it must, and what follows from that.
+const OPTIONAL: [(&str, &str); 3] = [
+    ("DescribeProducers", "works without: after a failure, positions are found by reading the region's log"),
+    ("DescribeConfigs", "works without: only this check can't tell how topics and brokers are set up"),
+    (
+        "DescribeQuorum",
+        "works without: only this check can't tell the cluster's time (Apache Kafka 3.3 or later with KRaft can)",
+    ),
+];
 
 pub(super) fn local(config: &Config, found: &Found) -> Section {
     let mut section = Section::new("local cluster");
@@ -141,8 +148,8 @@ fn unsupported(lack: &Missing, brokers: &[i32]) -> Line {
     let known = known.map_or("not at all".to_owned(), |(min, max)| format!("in versions {min} to {max}"));
     let (who, know) = if brokers.len() == 1 { ("broker", "knows") } else { ("brokers", "know") };
     let what = format!("diffluent speaks {api} version {needed}; {who} {} {know} it {known}", some_of(brokers));
-    if OPTIONAL.contains(api) {
-        Line::warning(what, "works without: after a failure, positions are found by reading the region's log")
+    if let Some((_, without)) = OPTIONAL.iter().find(|(name, _)| name == api) {
+        Line::warning(what, *without)
     } else {
         Line::failure(what, "use brokers of Apache Kafka 3.1 or later, or compatible ones")
     }

@@ -39,6 +39,7 @@ fn cluster(id: &str, topics: &[(&str, i32)]) -> Found {
         brokers: vec![(1, "a:1".into(), works()), (2, "b:2".into(), works())],
         metadata: Some(Ok(Arc::new(metadata))),
         groups: Vec::new(),
+        cluster: None,
     }
 }
 

@@ -4,17 +4,25 @@
 //! configured ports for a moment. It must not change anything: no topic is created, nothing is written or committed; and it
 //! decides nothing for the running proxy, which finds out for itself.
 //!
-//! [`clusters`](self) asks, `judge` compares without I/O, so that what is said can be tested without a cluster.
+//! `clusters` and `settings` ask, `judge` and `fit` compare without I/O, so that what is said can be tested without a cluster.
 
 mod clusters;
+mod fit;
 mod judge;
 mod ports;
 pub mod report;
+mod settings;
 
 pub use report::{CheckReport, Level};
 
+use std::collections::HashSet;
+
+use tokio::task::JoinSet;
+
 use crate::config::Config;
-use report::Section;
+use clusters::Found;
+use report::{Line, Section};
+use settings::Settings;
 
 /// Tries everything that `config` names. Takes as long as the slowest cluster, at most a few times `dial_timeout`.
 pub async fn run(config: &Config) -> CheckReport {
@@ -22,7 +30,7 @@ pub async fn run(config: &Config) -> CheckReport {
     let mut own = Section::new(format!("proxy {:?}", config.proxy.name.as_str()));
     own.extend(ports::check(config).await);
 
-    let mut asked = tokio::task::JoinSet::new();
+    let mut asked = JoinSet::new();
     let local = ("local".to_owned(), config.local.bootstrap_servers.clone(), Vec::new());
     let regions = config.region.iter().map(|region| {
         // A region's offsets are not used; progress is kept in the local cluster.
@@ -42,12 +50,72 @@ pub async fn run(config: &Config) -> CheckReport {
     let mut sections = vec![own];
     if let Some(local) = found.next() {
         let regions: Vec<_> = found.collect();
-        sections.push(judge::local(config, &local));
+        let (here, there) = set_up(config, &local, &regions).await;
+        let mut section = judge::local(config, &local);
+        section.extend(here.iter().flat_map(fit::cluster));
+        section.extend(here.iter().flat_map(|here| fit::requests(config, here)));
+        sections.push(section);
         for (index, region) in regions.iter().enumerate() {
-            sections.push(judge::region(config, index, &local, &regions, region));
+            let mut section = judge::region(config, index, &local, &regions, region);
+            section.extend(there.get(index).into_iter().flatten().flat_map(fit::cluster));
+            if let (Some(here), Some(Some(there))) = (&here, there.get(index)) {
+                section.extend(fits(config, index, (&local, here), (region, there)).await);
+            }
+            sections.push(section);
         }
     }
     CheckReport::new(sections)
+}
+
+/// How the clusters are set up, where they answered.
+async fn set_up(config: &Config, local: &Found, regions: &[Found]) -> (Option<Settings>, Vec<Option<Settings>>) {
+    let mirrored = |name: &str| config.region.iter().any(|region| region.selects(name));
+    let here: Vec<String> = names(local).filter(|name| mirrored(name)).collect();
+    let there = regions.iter().zip(&config.region).map(|(found, region)| {
+        let wanted: HashSet<String> = (names(local).filter(|name| region.selects(name)))
+            .map(|name| region.topic_in_region(&config.proxy.name, &name))
+            .collect();
+        names(found).filter(|name| wanted.contains(name)).collect()
+    });
+    let topics: Vec<Vec<String>> = std::iter::once(here).chain(there).collect();
+    let mut asked = JoinSet::new();
+    for (index, (found, topics)) in std::iter::once(local).chain(regions).zip(topics).enumerate() {
+        if let Some(cluster) = found.cluster.clone() {
+            asked.spawn(async move { (index, settings::ask(cluster, topics).await) });
+        }
+    }
+    let mut all: Vec<Option<Settings>> = vec![None; regions.len() + 1];
+    for (index, settings) in asked.join_all().await {
+        if let Some(slot) = all.get_mut(index) {
+            *slot = Some(settings);
+        }
+    }
+    let there = all.split_off(1);
+    (all.pop().flatten(), there)
+}
+
+fn names(found: &Found) -> impl Iterator<Item = String> {
+    let topics = found.metadata().into_iter().flat_map(|metadata| &metadata.topics);
+    topics.filter(|(_, topic)| !topic.internal).map(|(name, _)| name.to_string())
+}
+
+/// Whether a region is set up so that it can hold what it gets.
+async fn fits(
+    config: &Config,
+    index: usize,
+    (local, here): (&Found, &Settings),
+    (found, there): (&Found, &Settings),
+) -> Vec<Line> {
+    let (Some(region), Some(cluster)) = (config.region.get(index), &local.cluster) else { return Vec::new() };
+    let (Some(metadata), Some(metadata_there)) = (local.metadata(), found.metadata()) else { return Vec::new() };
+    let mut lines = fit::region(config, region, (metadata, here), (metadata_there, there));
+    let expiration_ms = fit::expiration_ms(there);
+    match settings::older_backlog(cluster, region, &config.proxy.name, expiration_ms).await {
+        Ok(older) => lines.extend(fit::backlog(&older, expiration_ms)),
+        // Said of the local cluster already, where it is more than a coordinator that starts.
+        Err(why) => tracing::debug!(region = %region.name, why, "the age of what is missing can't be told"),
+    }
+    lines
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@
 
 use kafka_protocol::messages::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-    DescribeProducersRequest, DescribeProducersResponse, FetchRequest, FetchResponse, FindCoordinatorRequest,
+    DescribeConfigsRequest, DescribeConfigsResponse, DescribeProducersRequest, DescribeProducersResponse,
+    DescribeQuorumRequest, DescribeQuorumResponse, FetchRequest, FetchResponse, FindCoordinatorRequest,
     FindCoordinatorResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse,
     OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, OffsetForLeaderEpochRequest,
     OffsetForLeaderEpochResponse, ProduceRequest, ProduceResponse,
@@ -52,7 +53,9 @@ calls! {
     FindCoordinatorRequest => FindCoordinatorResponse, "FindCoordinator", 10, 3, "42s4s4t";
     CreateTopicsRequest => CreateTopicsResponse, "CreateTopics", 19, 7, "4[su2s42[ss111t]t<0=2>]t";
     OffsetForLeaderEpochRequest => OffsetForLeaderEpochResponse, "OffsetForLeaderEpoch", 23, 4, "4[s[2448t]t]t";
+    DescribeConfigsRequest => DescribeConfigsResponse, "DescribeConfigs", 32, 4, "4[2s1s[ss111[ss1t]1st]t]t";
     CreatePartitionsRequest => CreatePartitionsResponse, "CreatePartitions", 37, 3, "4[s2st]t";
+    DescribeQuorumRequest => DescribeQuorumResponse, "DescribeQuorum", 55, 1, "2[s[42448[4888t][4888t]t]t]t";
     DescribeProducersRequest => DescribeProducersResponse, "DescribeProducers", 61, 0, "4[s[42s[844848t]t]t]t";
 }
 
@@ -132,6 +135,20 @@ mod tests {
                 create_partitions_response::CreatePartitionsTopicResult::default().with_name(topic()),
             ]),
         );
+        let config = describe_configs_response::DescribeConfigsResourceResult::default()
+            .with_value(Some(StrBytes::from_static_str("1")))
+            .with_synonyms(vec![describe_configs_response::DescribeConfigsSynonym::default()]);
+        fits::<DescribeConfigsRequest>(&DescribeConfigsResponse::default().with_results(vec![
+            describe_configs_response::DescribeConfigsResult::default().with_configs(vec![config]),
+        ]));
+        let voter = describe_quorum_response::ReplicaState::default;
+        fits::<DescribeQuorumRequest>(&DescribeQuorumResponse::default().with_topics(vec![
+            describe_quorum_response::TopicData::default().with_topic_name(topic()).with_partitions(vec![
+                describe_quorum_response::PartitionData::default()
+                    .with_current_voters(vec![voter()])
+                    .with_observers(vec![voter(), voter()]),
+            ]),
+        ]));
         fits::<DescribeProducersRequest>(&DescribeProducersResponse::default().with_topics(vec![
             describe_producers_response::TopicResponse::default().with_name(topic()).with_partitions(vec![
                 describe_producers_response::PartitionResponse::default()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use kafka_protocol::messages::{RequestHeader, ResponseHeader};
+use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -169,6 +169,41 @@ impl Connection {
                 version,
             }),
         }
+    }
+
+    /// ApiVersions v3, which tells a broker's features (KIP-584). Its answer's header is the old one (KIP-511).
+    ///
+    /// # Errors
+    /// As [`Connection::call`].
+    pub async fn ask_features(&mut self) -> Result<ApiVersionsResponse, ClientError> {
+        const VERSION: i16 = 3;
+        const SHAPE: &str = "42[222t]4t<0=[s22t],1=8,2=[s22t],3=1>";
+        self.supports("ApiVersions", 18, VERSION)?;
+        let exchange = async {
+            let header = self.requests.header(18, VERSION);
+            let unreadable = |error: String| self.peer.unreadable(format!("ApiVersions: {error}"));
+            let mut frame = begin_frame(&header, 2).map_err(unreadable)?;
+            let request = ApiVersionsRequest::default()
+                .with_client_software_name(StrBytes::from_static_str(CLIENT_ID))
+                .with_client_software_version(StrBytes::from_static_str(crate::VERSION));
+            request.encode(&mut frame, VERSION).map_err(|error| unreadable(error.to_string()))?;
+            end_frame(&mut frame, 0);
+            self.requests.write(&frame).await?;
+            let mut answer = self.answers.next().await?;
+            shape::check(SHAPE, &answer).map_err(|error| unreadable(error.to_string()))?;
+            let correlation = answer.try_get_i32().map_err(|error| unreadable(error.to_string()))?;
+            if correlation != header.correlation_id {
+                return Err(unreadable(format!("answer {correlation} to request {}", header.correlation_id)));
+            }
+            ApiVersionsResponse::decode(&mut answer, VERSION).map_err(|error| unreadable(error.to_string()))
+        };
+        tokio::time::timeout(self.deadline, exchange).await.unwrap_or_else(|_| {
+            Err(ClientError::TimedOut {
+                cluster: self.peer.cluster.clone(),
+                address: self.peer.address.to_string(),
+                waited: self.deadline,
+            })
+        })
     }
 
     /// ApiVersions v0, which every broker answers. It is read here because it is the one answer that is not flexible.

@@ -29,7 +29,7 @@ where
 }
 
 pub(super) fn answer(u: &mut Unstructured<'_>) -> Result<()> {
-    match u.int_in_range(0..=10)? {
+    match u.int_in_range(0..=12)? {
         0 => {
             let mut answer = messages::produce_answer(u, 9)?;
             answer.node_endpoints.clear();
@@ -61,6 +61,19 @@ pub(super) fn answer(u: &mut Unstructured<'_>) -> Result<()> {
         }
         8 => checked::<OffsetForLeaderEpochRequest>(u, None),
         9 => checked::<CreatePartitionsRequest>(u, None),
+        10 => {
+            let config = describe_configs_response::DescribeConfigsResourceResult::default()
+                .with_synonyms(vec![Default::default(); u.int_in_range(0..=3)?]);
+            let result = describe_configs_response::DescribeConfigsResult::default().with_configs(vec![config]);
+            let answer = DescribeConfigsResponse::default().with_results(vec![result; u.int_in_range(0..=3)?]);
+            checked::<DescribeConfigsRequest>(u, Some(answer))
+        }
+        11 => {
+            let partition = describe_quorum_response::PartitionData::default()
+                .with_current_voters(vec![Default::default(); u.int_in_range(0..=3)?]);
+            let topic = describe_quorum_response::TopicData::default().with_partitions(vec![partition]);
+            checked::<DescribeQuorumRequest>(u, Some(DescribeQuorumResponse::default().with_topics(vec![topic])))
+        }
         _ => checked::<DescribeProducersRequest>(u, None),
     }
 }

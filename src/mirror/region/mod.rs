@@ -43,7 +43,7 @@ use crate::mirror::throttle::Throttle;
 use crate::mirror::topic_list::MirroredTopic;
 
 /// Bytes of batches in one Produce request, above which no further batch is added.
-const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+pub(crate) const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 /// acks=all requests under way on one link. A broker answers each only when its replicas have it, one after the other: where that is slow, small batches
 /// wait here instead, so that all but the last of them go with acks=1.
 const BARRIERS_IN_FLIGHT_MAX: usize = 64;
