@@ -56,6 +56,8 @@ pub struct Wish {
     pub topic: Arc<str>,
     /// The partition.
     pub partition: i32,
+    /// The leader's epoch: of a broker that leads no longer, or not yet, nothing is read, though a follower would answer (KIP-392).
+    pub leader_epoch: i32,
     /// From this source offset on.
     pub offset: i64,
     /// Only the first batch is of interest.
@@ -292,7 +294,7 @@ fn request(wait: Duration, wishes: Vec<&Wish>) -> FetchRequest {
             FetchPartition::default()
                 .with_partition(wish.partition)
                 .with_fetch_offset(wish.offset)
-                .with_current_leader_epoch(-1)
+                .with_current_leader_epoch(wish.leader_epoch)
                 .with_last_fetched_epoch(-1)
                 .with_log_start_offset(-1)
                 // One byte gives one whole batch.

@@ -131,16 +131,18 @@ pub async fn retrace(local: &Cluster, region: &Cluster, node_id: i32, traces: Ve
 }
 
 async fn one(local: &Cluster, region: &Cluster, node_id: i32, trace: &Trace) -> Result<Retraced, ClientError> {
-    let Some((region_start, region_end, _)) = bounds(region, node_id, &trace.region).await? else {
+    let Some((region_start, region_end, region_epoch)) = bounds(region, node_id, &trace.region).await? else {
         return Ok(Retraced::Later);
     };
     let Some(leader) = local.metadata().leader(&trace.source.0, trace.source.1) else { return Ok(Retraced::Later) };
-    let Some((source_start, source_end, _)) = bounds(local, leader.node_id, &trace.source).await? else {
+    let Some((source_start, source_end, source_epoch)) = bounds(local, leader.node_id, &trace.source).await? else {
         return Ok(Retraced::Later);
     };
-    let mut there = Log { connection: region.connect(node_id).await?, partition: &trace.region, committed: false };
+    let there = region.connect(node_id).await?;
+    let mut there = Log { connection: there, partition: &trace.region, leader_epoch: region_epoch, committed: false };
+    let here = local.connect(leader.node_id).await?;
+    let mut here = Log { connection: here, partition: &trace.source, leader_epoch: source_epoch, committed: true };
     if let Doubt::Source(lost_from) = trace.doubt {
-        let here = Log { connection: local.connect(leader.node_id).await?, partition: &trace.source, committed: true };
         return part(there, here, trace, lost_from, region_end, source_end).await;
     }
     let last = match search_back(&mut there, trace.producer_id, region_start, region_end).await? {
@@ -150,7 +152,6 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, trace: &Trace) -> 
     let Some(Last { epoch, found }) = last else {
         return Ok(Retraced::Gone { region_offset: region_end, source_start });
     };
-    let mut here = Log { connection: local.connect(leader.node_id).await?, partition: &trace.source, committed: true };
     let position = trace.position;
     if epoch == position.producer_epoch {
         // Sequences wrap: less than half of their space is the way back.
@@ -313,6 +314,8 @@ async fn offset_at(
 struct Log<'a> {
     connection: Connection,
     partition: &'a Partition,
+    /// The epoch of the leader that told the log's ends: nothing is read from another one.
+    leader_epoch: i32,
     /// read_committed: aborted records are named, open transactions left out.
     committed: bool,
 }
@@ -365,7 +368,7 @@ impl Log<'_> {
         let wanted = FetchPartition::default()
             .with_partition(*partition)
             .with_fetch_offset(offset)
-            .with_current_leader_epoch(-1)
+            .with_current_leader_epoch(self.leader_epoch)
             .with_last_fetched_epoch(-1)
             .with_log_start_offset(-1)
             .with_partition_max_bytes(FETCH_BYTES);

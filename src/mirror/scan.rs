@@ -38,6 +38,8 @@ pub struct Target {
     pub stream: usize,
     /// Topic (by its name in the region) and partition.
     pub partition: Partition,
+    /// The epoch of the broker that leads it: another one may lack what was acknowledged, and a follower would answer (KIP-392).
+    pub leader_epoch: i32,
     /// The region offset to begin at.
     pub from: i64,
     /// The stream's producer id.
@@ -237,7 +239,7 @@ async fn fetch(
             FetchPartition::default()
                 .with_partition(search.target.partition.1)
                 .with_fetch_offset(search.cursor)
-                .with_current_leader_epoch(-1)
+                .with_current_leader_epoch(search.target.leader_epoch)
                 .with_last_fetched_epoch(-1)
                 .with_log_start_offset(-1)
                 .with_partition_max_bytes(PARTITION_BYTES_MAX),
@@ -273,6 +275,7 @@ mod tests {
         Search::new(Target {
             stream: 0,
             partition: (Arc::from("orders"), 0),
+            leader_epoch: 0,
             from: 100,
             producer_id: OURS,
             producer_epoch: 2,

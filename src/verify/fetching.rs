@@ -200,17 +200,16 @@ fn patience_with(code: i16) -> Duration {
 async fn fetch(target: &Target, from: i64, slot: &mut Option<Connection>) -> Result<PartitionData, ClientError> {
     let what = || format!("{}-{}", target.topic, target.partition);
     let missing = || ClientError::NoBroker { cluster: target.cluster.name().clone(), what: what() };
+    let leader = target.cluster.metadata().leader(&target.topic, target.partition).ok_or_else(missing)?;
     let connection = match slot {
         Some(connection) => connection,
-        None => {
-            let leader = target.cluster.metadata().leader(&target.topic, target.partition).ok_or_else(missing)?;
-            slot.insert(target.cluster.connect(leader.node_id).await?)
-        }
+        None => slot.insert(target.cluster.connect(leader.node_id).await?),
     };
     let partition = FetchPartition::default()
         .with_partition(target.partition)
         .with_fetch_offset(from)
-        .with_current_leader_epoch(-1)
+        // A follower would answer too (KIP-392), with less than what is committed.
+        .with_current_leader_epoch(leader.epoch)
         .with_last_fetched_epoch(-1)
         .with_log_start_offset(-1)
         .with_partition_max_bytes(FETCH_BYTES_MAX);

@@ -77,6 +77,18 @@ pub const BUGS: &[Planted] = &[
         to: "self.position.sequence = sequence_after(batch.sequence_next, 1);",
     },
     Planted {
+        name: "searches the log of a broker that leads no longer",
+        file: "src/mirror/scan.rs",
+        from: ".with_current_leader_epoch(search.target.leader_epoch)",
+        to: ".with_current_leader_epoch(-1)",
+    },
+    Planted {
+        name: "reads from a broker that leads no longer",
+        file: "src/mirror/reader.rs",
+        from: ".with_current_leader_epoch(wish.leader_epoch)",
+        to: ".with_current_leader_epoch(-1)",
+    },
+    Planted {
         name: "sends again what has an unknown outcome without looking",
         file: "src/mirror/stream/recovery.rs",
         from: "Some(found) if found.next_sequence != self.position.sequence => Phase::Replaying(found),\n",

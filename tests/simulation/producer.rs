@@ -152,7 +152,7 @@ impl Producer {
             self.model.look().topics.iter().for_each(|(topic, known)| {
                 for (index, partition) in (0..).zip(&known.partitions) {
                     let last = partition.producers().all().find(|(known, _)| *known == id);
-                    let last = last.and_then(|(_, state)| state.batches.back().map(|batch| batch.1 + 1));
+                    let last = last.and_then(|(_, state)| state.batches.back().map(|batch| batch.last_sequence + 1));
                     if let Some(next) = sequences.get_mut(&(topic.clone(), index)) {
                         *next = last.unwrap_or(0);
                     }

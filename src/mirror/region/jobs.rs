@@ -72,8 +72,15 @@ impl Region {
                 !slot.scanning && !slot.gone && slot.node_id >= 0 && slot.stream.wants_scan(now)
             })
             .collect();
+        let metadata = self.parts.cluster.metadata();
         for stream in due {
             let slot = &mut self.slots[stream];
+            let leader = metadata.leader(&slot.stream.region_topic, slot.stream.partition);
+            let Some(leader) = leader.filter(|leader| leader.node_id == slot.node_id) else {
+                // Somebody else leads since the stream was assigned.
+                self.refresh_wanted = true;
+                continue;
+            };
             slot.scanning = true;
             let position = slot.stream.position();
             if let Some(doubt) = slot.stream.doubt() {
@@ -90,6 +97,7 @@ impl Region {
             by_node.entry(slot.node_id).or_default().push(Target {
                 stream,
                 partition: (slot.stream.region_topic.clone(), slot.stream.partition),
+                leader_epoch: leader.epoch,
                 from: position.region_offset,
                 producer_id: slot.stream.producer_id(),
                 producer_epoch: position.producer_epoch,

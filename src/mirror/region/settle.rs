@@ -88,6 +88,7 @@ impl Region {
         let wish = want.map(|want| Wish {
             topic: slot.stream.topic.clone(),
             partition: slot.stream.partition,
+            leader_epoch: slot.stream.source_leader_epoch(),
             offset: want.offset,
             peek: want.why == FetchWhy::Peek,
         });

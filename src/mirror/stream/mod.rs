@@ -415,6 +415,11 @@ impl Stream {
         self.source.end.max(self.position.source_offset)
     }
 
+    /// The epoch of the partition's leader in the local cluster.
+    pub fn source_leader_epoch(&self) -> i32 {
+        self.source.leader_epoch
+    }
+
     /// The partition's leader in the local cluster.
     pub fn source_leader(&self) -> i32 {
         self.source.leader

@@ -43,6 +43,8 @@ const APIS: &[(i16, i16, i16)] = &[
 ];
 
 const UNSUPPORTED_VERSION: i16 = 35;
+/// The longest metadata of a committed offset (`offset.metadata.max.bytes`).
+const METADATA_BYTES_MAX: usize = 4096;
 const REQUEST_TIMED_OUT: i16 = 7;
 
 /// What goes back.
@@ -369,7 +371,13 @@ impl Answering<'_> {
             let topics = request.topics.iter().map(|topic| {
                 let partitions = topic.partitions.iter().map(|committed| {
                     let exists = state.partition(topic.name.as_str(), committed.partition_index).is_some();
-                    let code = refused.unwrap_or(if exists { 0 } else { 3 });
+                    let long =
+                        committed.committed_metadata.as_ref().is_some_and(|text| text.len() > METADATA_BYTES_MAX);
+                    let code = refused.unwrap_or(match (exists, long) {
+                        (false, _) => 3,
+                        (true, true) => 12,
+                        (true, false) => 0,
+                    });
                     if code == 0 {
                         let key = (request.group_id.to_string(), topic.name.to_string(), committed.partition_index);
                         let committed = Committed {
@@ -429,6 +437,9 @@ impl Answering<'_> {
                     (Ok(()), Some(made)) => answer
                         .with_topic_id(made.id)
                         .with_num_partitions(i32::try_from(made.partitions.len()).unwrap_or(0))
+                        .with_replication_factor(
+                            made.partitions.first().map_or(-1, |partition| partition.replicas().len() as i16),
+                        )
                         .with_configs(Some(Vec::new())),
                     (made, _) => answer
                         .with_error_code(made.err().unwrap_or(-1))
@@ -505,10 +516,10 @@ impl Answering<'_> {
             let topics = request.topics.iter().map(|topic| {
                 let partitions = topic.partition_indexes.iter().map(|index| {
                     let answer = PartitionResponse::default().with_partition_index(*index);
-                    let led = state.led_by(self.node_id, topic.name.as_str(), *index, -1);
-                    match self.refused.map_or(led, Err) {
+                    let held = state.held_by(self.node_id, topic.name.as_str(), *index, -1);
+                    match self.refused.map_or(held, Err) {
                         Err(code) => answer.with_error_code(code),
-                        Ok(partition) => answer.with_active_producers(producers_of(partition)),
+                        Ok(partition) => answer.with_active_producers(producers_of(partition, self.node_id)),
                     }
                 });
                 describe_producers_response::TopicResponse::default()
@@ -555,15 +566,15 @@ fn metadata_of(index: i32, partition: &Partition, state: &State) -> MetadataResp
         .with_offline_replicas(ids(partition.replicas().into_iter().filter(|node_id| !running(node_id)).collect()))
 }
 
-fn producers_of(partition: &Partition) -> Vec<ProducerState> {
-    let state = |(id, state): (i64, &super::producers::Producer)| {
+fn producers_of(partition: &Partition, node_id: i32) -> Vec<ProducerState> {
+    let state = |(id, state): (i64, super::producers::Producer)| {
         ProducerState::default()
             .with_producer_id(ProducerId(id))
             .with_producer_epoch(i32::from(state.epoch))
-            .with_last_sequence(state.batches.back().map_or(-1, |(_, last, ..)| *last))
+            .with_last_sequence(state.batches.back().map_or(-1, |kept| kept.last_sequence))
             .with_last_timestamp(state.last_timestamp)
             .with_coordinator_epoch(-1)
             .with_current_txn_start_offset(state.transaction.unwrap_or(-1))
     };
-    partition.producers().all().map(state).collect()
+    partition.producers_at(node_id).map(state).collect()
 }

@@ -53,8 +53,8 @@ impl Batch {
         }
         let length = usize::try_from(int(8)?).map_err(|_| 2_i16)?;
         if length + 12 != bytes.len() {
-            // Another batch behind the first, or half a batch.
-            return Err(if length + 12 < bytes.len() { 87 } else { 2 });
+            // Another batch behind the first, or half a batch: not exactly one.
+            return Err(87);
         }
         if crc32c(bytes.get(21..).unwrap_or_default()) != int(17)?.cast_unsigned() {
             return Err(2);

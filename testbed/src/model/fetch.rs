@@ -1,4 +1,4 @@
-//! Fetch, with incremental sessions (KIP-227) and the long poll.
+//! Fetch, with incremental sessions (KIP-227) and the long poll. Followers answer too, with what they have (KIP-392).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse, ProducerId
 use kafka_protocol::protocol::StrBytes;
 
 use super::Model;
-use super::partition::Partition;
+use super::partition::{Held, Partition};
 
 const READ_COMMITTED: i8 = 1;
 const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
@@ -117,13 +117,14 @@ fn read(
     let mut topics: BTreeMap<String, Vec<PartitionData>> = BTreeMap::new();
     for ((topic, index), watched) in &mut session.partitions {
         let asked = &watched.asked;
-        let data = match state.led_by(node_id, topic, *index, asked.current_leader_epoch) {
+        let data = match state.held_by(node_id, topic, *index, asked.current_leader_epoch) {
             Err(code) => Err(code),
             Ok(partition) => {
                 partition.replicate(now);
+                let held = partition.held_by(node_id).unwrap_or_default();
                 let max = usize::try_from(asked.partition_max_bytes).unwrap_or(0).min(left);
                 // The first partition's first batch comes however large it is (KIP-74), others only if there is room.
-                read_partition(partition, asked, request.isolation_level, max, bytes == 0 || left > 0)
+                read_partition(partition, held, asked, request.isolation_level, max, bytes == 0 || left > 0)
             }
         };
         let data = match data {
@@ -160,17 +161,18 @@ fn read(
 
 fn read_partition(
     partition: &Partition,
+    held: Held,
     asked: &FetchPartition,
     isolation_level: i8,
     max_bytes: usize,
     first: bool,
 ) -> Result<PartitionData, i16> {
     let offset = asked.fetch_offset;
-    if offset < partition.start || offset > partition.end() {
+    if offset < partition.start || offset > held.end {
         return Err(1);
     }
     let committed = isolation_level == READ_COMMITTED;
-    let limit = if committed { partition.last_stable_offset() } else { partition.high_watermark() };
+    let limit = if committed { held.last_stable_offset } else { held.high_watermark };
     let mut records = BytesMut::new();
     let mut next = offset;
     for batch in partition.read(offset, limit, max_bytes).iter().take(if first { usize::MAX } else { 0 }) {
@@ -181,8 +183,8 @@ fn read_partition(
         AbortedTransaction::default().with_producer_id(ProducerId(producer_id)).with_first_offset(first_offset)
     });
     Ok(PartitionData::default()
-        .with_high_watermark(partition.high_watermark())
-        .with_last_stable_offset(partition.last_stable_offset())
+        .with_high_watermark(held.high_watermark)
+        .with_last_stable_offset(held.last_stable_offset)
         .with_log_start_offset(partition.start)
         .with_aborted_transactions(committed.then(|| aborted.collect()))
         .with_records(Some(records.freeze())))

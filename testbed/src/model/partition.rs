@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::batch::Batch;
-use super::producers::{Producers, Verdict};
+use super::producers::{Producer, Producers, Verdict};
 
 /// A follower that has not caught up for so long leaves the in-sync replicas (`replica.lag.time.max.ms`), milliseconds.
 const REPLICA_LAG_MAX: i64 = 10_000;
@@ -54,8 +54,19 @@ pub struct Appended {
     pub base_offset: i64,
     /// The offset behind the last record: acks=all waits for the high watermark to be there.
     pub next_offset: i64,
-    /// The broker's own timestamp, -1 where the producer's was kept.
+    /// The broker's own timestamp, -1 where the producer's was kept; of a repeated batch the timestamp in the log.
     pub log_append_time: i64,
+}
+
+/// How far a replica has the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// The end of what it has.
+    pub end: i64,
+    /// The high watermark, as far as it can know.
+    pub high_watermark: i64,
+    /// The last stable offset, as far as it can know.
+    pub last_stable_offset: i64,
 }
 
 impl Partition {
@@ -89,9 +100,12 @@ impl Partition {
         }
         match self.producers.check(&batch) {
             Verdict::Refused(code) => Err(code),
-            Verdict::Duplicate(base_offset, last_offset) => {
-                Ok(Appended { base_offset, next_offset: last_offset + 1, log_append_time: -1 })
-            }
+            // The answer bears the time of what is there, as if the broker had stamped it.
+            Verdict::Duplicate(kept) => Ok(Appended {
+                base_offset: kept.base_offset,
+                next_offset: kept.last_offset + 1,
+                log_append_time: kept.timestamp,
+            }),
             Verdict::New => {
                 batch.place(self.end, self.epoch, now, self.log_append_time);
                 let log_append_time = if self.log_append_time { now } else { -1 };
@@ -305,6 +319,19 @@ impl Partition {
         self.producers.first_open().unwrap_or(i64::MAX).min(self.high_watermark)
     }
 
+    /// What broker `node_id` has of the log, leader or follower; `None` where it has no replica.
+    pub fn held_by(&self, node_id: i32) -> Option<Held> {
+        let end = if self.leader == node_id { self.end } else { self.followers.get(&node_id)?.end };
+        let high_watermark = self.high_watermark.min(end);
+        Some(Held { end, high_watermark, last_stable_offset: self.last_stable_offset().min(high_watermark) })
+    }
+
+    /// The producers that broker `node_id` knows: those that wrote something that it has.
+    pub fn producers_at(&self, node_id: i32) -> impl Iterator<Item = (i64, Producer)> {
+        let end = self.held_by(node_id).map_or(0, |held| held.end);
+        self.producers.all().filter_map(move |(id, state)| Some((id, state.before(end)?)))
+    }
+
     /// All batches.
     pub fn batches(&self) -> &[Batch] {
         &self.batches
@@ -325,9 +352,9 @@ impl Partition {
         &self.batches[first..last]
     }
 
-    /// Aborted transactions that overlap offsets from `from` to before `to`: producer id, first offset.
+    /// Aborted transactions that overlap offsets from `from` to before `to`: producer id, first offset. Nothing read, none told.
     pub fn aborted(&self, from: i64, to: i64) -> Vec<(i64, i64)> {
-        let overlapping = self.aborted.iter().filter(|(_, first, last)| *last >= from && *first < to);
+        let overlapping = self.aborted.iter().filter(|(_, first, last)| from < to && *last >= from && *first < to);
         overlapping.map(|(producer_id, first, _)| (*producer_id, *first)).collect()
     }
 

@@ -8,17 +8,42 @@ use super::batch::{Batch, sequence_after};
 /// A broker remembers so many batches of a producer.
 const BATCHES_KEPT: usize = 5;
 
+/// What is kept of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The sequence of its first record.
+    pub first_sequence: i32,
+    /// The sequence of its last record.
+    pub last_sequence: i32,
+    /// Where it is.
+    pub base_offset: i64,
+    /// The offset of its last record.
+    pub last_offset: i64,
+    /// Its latest timestamp.
+    pub timestamp: i64,
+}
+
 /// The state of one producer.
 #[derive(Clone, Debug)]
 pub struct Producer {
     /// Its epoch.
     pub epoch: i16,
-    /// Its last batches: first and last sequence, first and last offset.
-    pub batches: VecDeque<(i32, i32, i64, i64)>,
+    /// Its last batches.
+    pub batches: VecDeque<Kept>,
     /// The timestamp of its last batch.
     pub last_timestamp: i64,
     /// Where its open transaction began.
     pub transaction: Option<i64>,
+}
+
+impl Producer {
+    /// What is known of it by who has the log up to `end`; `None` where that is nothing.
+    pub fn before(&self, end: i64) -> Option<Self> {
+        let mut state = self.clone();
+        state.batches.retain(|kept| kept.last_offset < end);
+        state.transaction = state.transaction.filter(|first| *first < end);
+        (!state.batches.is_empty() || self.batches.is_empty()).then_some(state)
+    }
 }
 
 /// The states of a partition's producers.
@@ -30,8 +55,8 @@ pub struct Producers(BTreeMap<i64, Producer>);
 pub enum Verdict {
     /// Append it.
     New,
-    /// It is there already, at these offsets.
-    Duplicate(i64, i64),
+    /// It is there already.
+    Duplicate(Kept),
     /// Kafka's error code.
     Refused(i16),
 }
@@ -43,11 +68,12 @@ impl Producers {
             return Verdict::New;
         }
         let Some(state) = self.0.get(&batch.producer_id) else { return Verdict::New };
-        let same = state.batches.iter().find(|(first, last, ..)| {
-            state.epoch == batch.producer_epoch && (*first, *last) == (batch.base_sequence, batch.last_sequence())
+        let same = state.batches.iter().find(|kept| {
+            state.epoch == batch.producer_epoch
+                && (kept.first_sequence, kept.last_sequence) == (batch.base_sequence, batch.last_sequence())
         });
-        if let Some((_, _, base_offset, last_offset)) = same {
-            return Verdict::Duplicate(*base_offset, *last_offset);
+        if let Some(kept) = same {
+            return Verdict::Duplicate(*kept);
         }
         if batch.producer_epoch < state.epoch {
             return Verdict::Refused(47);
@@ -55,7 +81,7 @@ impl Producers {
         let expected = match state.batches.back() {
             _ if batch.producer_epoch > state.epoch => 0,
             None => return Verdict::New,
-            Some((_, last, ..)) => sequence_after(*last, 1),
+            Some(kept) => sequence_after(kept.last_sequence, 1),
         };
         if batch.base_sequence == expected { Verdict::New } else { Verdict::Refused(45) }
     }
@@ -79,7 +105,13 @@ impl Producers {
         if batch.is_control() {
             return state.transaction.take();
         }
-        state.batches.push_back((batch.base_sequence, batch.last_sequence(), batch.base_offset, batch.last_offset));
+        state.batches.push_back(Kept {
+            first_sequence: batch.base_sequence,
+            last_sequence: batch.last_sequence(),
+            base_offset: batch.base_offset,
+            last_offset: batch.last_offset,
+            timestamp: batch.max_timestamp,
+        });
         if state.batches.len() > BATCHES_KEPT {
             state.batches.pop_front();
         }

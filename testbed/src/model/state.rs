@@ -159,8 +159,19 @@ impl State {
     /// # Errors
     /// Kafka's error code: UNKNOWN_TOPIC_OR_PARTITION (3), NOT_LEADER_OR_FOLLOWER (6), FENCED_LEADER_EPOCH (74), UNKNOWN_LEADER_EPOCH (75).
     pub fn led_by(&mut self, node_id: i32, topic: &str, partition: i32, epoch: i32) -> Result<&mut Partition, i16> {
+        match self.held_by(node_id, topic, partition, epoch)? {
+            partition if partition.leader == node_id => Ok(partition),
+            _ => Err(6),
+        }
+    }
+
+    /// A partition that broker `node_id` has a replica of, be it the leader or not.
+    ///
+    /// # Errors
+    /// As [`State::led_by`].
+    pub fn held_by(&mut self, node_id: i32, topic: &str, partition: i32, epoch: i32) -> Result<&mut Partition, i16> {
         let partition = self.partition_mut(topic, partition).ok_or(3_i16)?;
-        if partition.leader != node_id {
+        if partition.held_by(node_id).is_none() {
             return Err(6);
         }
         match epoch {
