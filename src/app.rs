@@ -23,17 +23,18 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::access::{Access, AccessError, CertificateMetrics};
 use crate::admin::{self, AdminState, ClusterView, Commands, LagFuture, LagSource, Readiness, SkipFuture};
 use crate::capture::Capture;
 use crate::client::cluster::{Cluster, Metadata};
-use crate::config::{Config, Proxy};
+use crate::config::{self, Config, Proxy};
 use crate::journal::{Journal, Kind};
 use crate::lag::State;
 use crate::mirror::metrics::MirrorMetrics;
 use crate::mirror::progress::Partition;
 use crate::mirror::{Mirror, SkipError};
-use crate::net::Tcp;
-use crate::session::{Front, FrontConfig, FrontError, Limits, SessionMetrics, descriptors};
+use crate::net::Connect;
+use crate::session::{Advertise, Front, FrontConfig, FrontError, Limits, ServerNames, SessionMetrics, descriptors};
 use crate::{COMMIT, VERSION};
 
 /// Pause before an unreachable local cluster is tried again.
@@ -52,6 +53,9 @@ pub enum AppError {
     /// The configuration does not fit the cluster: exit code 64.
     #[error("{0}")]
     Misfit(String),
+    /// Files that TLS needs can't be used: exit code 64.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The admin port can't be had.
     #[error("[admin] listen = \"{address}\": {source}; is another diffluent running?")]
     Admin {
@@ -71,12 +75,15 @@ pub enum AppError {
 /// [`AppError`], only before the first client is served.
 pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), AppError> {
     let limits = limits(&config.proxy)?;
+    let access = Arc::new(Access::load(&config)?);
     let mut registry = Registry::with_prefix("diffluent");
     let capture = Arc::new(Capture::new(config.mirror.buffer.as_usize()));
     capture.register(&mut registry);
     let session_metrics = Arc::new(SessionMetrics::default());
     session_metrics.register(&mut registry);
     let mirror_metrics = MirrorMetrics::register(&mut registry);
+    let certificate_metrics = CertificateMetrics::register(&mut registry);
+    certificate_metrics.tell(&access);
 
     let journal = Arc::new(Journal::default());
     journal.note(Kind::Started, &format!("diffluent {VERSION} ({COMMIT}) started"));
@@ -100,7 +107,10 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
     let (stop_admin, admin_stopped) = watch::channel(false);
     let admin = tokio::spawn(admin::serve(admin_port, state, admin_stopped));
 
-    let result = serve(&config, &status, limits, capture, (session_metrics, mirror_metrics), &journal, shutdown).await;
+    let watching = tokio::spawn(access.clone().watch(journal.clone(), certificate_metrics));
+    let parts = Parts { access, limits, capture, sessions: session_metrics, mirror: mirror_metrics };
+    let result = serve(&config, parts, &status, &journal, shutdown).await;
+    watching.abort();
     // Nobody listens if the admin port has failed: it is logged there.
     let _ = stop_admin.send(true);
     if let Err(error) = admin.await {
@@ -139,26 +149,35 @@ fn limits(proxy: &Proxy) -> Result<Limits, AppError> {
         connections_per_address: proxy
             .connection_limit_per_address
             .map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+        handshake_within: proxy.handshake_timeout,
         first_byte_within: proxy.first_byte_timeout,
         idle: proxy.idle_timeout,
         in_flight: usize::try_from(proxy.in_flight_limit).unwrap_or(usize::MAX),
     })
 }
 
-async fn serve(
-    config: &Config,
-    status: &Arc<Status>,
+/// What is there before the local cluster is asked for anything.
+struct Parts {
+    access: Arc<Access>,
     limits: Limits,
     capture: Arc<Capture>,
-    (session_metrics, mirror_metrics): (Arc<SessionMetrics>, MirrorMetrics),
+    sessions: Arc<SessionMetrics>,
+    mirror: MirrorMetrics,
+}
+
+async fn serve(
+    config: &Config,
+    parts: Parts,
+    status: &Arc<Status>,
     journal: &Arc<Journal>,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), AppError> {
+    let Parts { access, limits, capture, sessions, mirror: mirror_metrics } = parts;
     let servers: Vec<String> = config.local.bootstrap_servers.iter().map(ToString::to_string).collect();
     let local = Cluster::new(
         "local",
         servers.clone(),
-        Arc::new(Tcp),
+        Arc::new(access.local()),
         config.proxy.dial_timeout,
         mirror_metrics.traffic("local"),
     );
@@ -170,10 +189,9 @@ async fn serve(
     status.local_reached.store(true, Ordering::Relaxed);
     // Set once, here.
     let _ = status.local.set(local.clone());
-    if metadata.brokers.len() > config.proxy.broker_ports.count() {
+    if let Some(ports) = config.proxy.broker_ports.filter(|ports| metadata.brokers.len() > ports.count()) {
         return Err(AppError::Misfit(format!(
-            "[proxy] broker_ports = \"{}\": the local cluster has {} brokers, and each needs a port; widen the range",
-            config.proxy.broker_ports,
+            "[proxy] broker_ports = \"{ports}\": the local cluster has {} brokers, and each needs a port; widen the range",
             metadata.brokers.len()
         )));
     }
@@ -182,20 +200,22 @@ async fn serve(
     let front = Front::bind(
         FrontConfig {
             listen: config.proxy.listen.to_string(),
-            advertise: config.proxy.advertise.clone(),
-            broker_ports: config.proxy.broker_ports.ports(),
+            advertise: advertise(&config.proxy),
+            tls: access.clients(),
             frame_bytes_max: config.proxy.frame_limit.as_usize(),
             bootstrap_servers: servers,
+            dialer: access.local(),
             dial_timeout: config.proxy.dial_timeout,
             limits,
         },
         known,
         capture.clone(),
-        session_metrics,
+        sessions,
     )?
     .drain_within(config.proxy.drain_timeout);
     if config.mirror.enabled {
-        let mirror = Arc::new(Mirror::start(config, &|_| Arc::new(Tcp), local, capture, &mirror_metrics, journal));
+        let connect = |region: &config::Region| -> Arc<dyn Connect> { Arc::new(access.region(&region.name)) };
+        let mirror = Arc::new(Mirror::start(config, &connect, local, capture, &mirror_metrics, journal));
         // Set once, here.
         let _ = status.mirror.set(mirror);
     }
@@ -211,6 +231,19 @@ async fn serve(
     }
     tracing::info!("stopped");
     Ok(served?)
+}
+
+/// How clients find the brokers.
+fn advertise(proxy: &Proxy) -> Advertise {
+    match (&proxy.advertise, proxy.broker_ports) {
+        (config::Advertise::Names { before, after, port }, _) => {
+            Advertise::Names(ServerNames::new(before, after, *port))
+        }
+        (config::Advertise::Host(host), Some(ports)) => {
+            Advertise::Ports { host: Arc::from(host.as_str()), ports: ports.ports() }
+        }
+        (config::Advertise::Host(_), None) => unreachable!("the configuration's rules ask for broker_ports"),
+    }
 }
 
 /// Waits until the streams that are well have sent what they know of now: first until all captured batches are on their way, then until their positions are

@@ -46,6 +46,10 @@ pub enum Kind {
     RecordsSkipped,
     /// Something happened to a stream that a person should know, such as records that may be in the region twice.
     StreamIncident,
+    /// Files of a certificate have changed, and what they hold is in use.
+    CertificateLoaded,
+    /// Files of a certificate have changed, and can't be used.
+    CertificateRefused,
     /// An operator asked for something, with what came of it.
     Command,
 }

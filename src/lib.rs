@@ -7,6 +7,7 @@
 //! The rooms and the arrows between them are drawn in `docs/architecture.md`.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod admin;
 pub mod app;
 pub mod capture;

@@ -166,7 +166,7 @@ fn produce_of_topics(count: i32) -> Vec<u8> {
 async fn what_is_not_kafka_is_closed_counted_and_logged_and_nobody_else_notices() -> Result<()> {
     let eu = Cluster::builder().name("eu").start().await?;
     eu.create_topic("orders", 1, 1, &[]).await?;
-    let mut config = ProxyConfig::new("eu", &eu.bootstrap());
+    let mut config = ProxyConfig::new("eu", &eu.bootstrap()).allow("a client speaks TLS, and this port does not");
     config.extra_proxy = format!("frame_limit = \"{} MiB\"", FRAME_LIMIT_BYTES >> 20);
     config.log = "info,diffluent::session=debug".to_owned();
     let proxy = Proxy::start(DIFFLUENT, config).await?;

@@ -10,7 +10,7 @@ use common::scripted::ScriptedBroker;
 use common::{DIFFLUENT, PATIENCE};
 use diffluent_testbed::{Call, Proxy, ProxyConfig};
 use kafka_protocol::messages::MetadataRequest;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 
 async fn proxy(broker: &ScriptedBroker, limits: &str) -> Result<Proxy> {
@@ -35,7 +35,7 @@ async fn client(proxy: &Proxy) -> Result<Call> {
 }
 
 /// Waits for a connection's end without a byte.
-async fn ended(stream: &mut TcpStream) -> Result<()> {
+async fn ended(stream: &mut (impl AsyncRead + Unpin)) -> Result<()> {
     let mut rest = Vec::new();
     // A reset is an end too.
     let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.context("it stays open")?;

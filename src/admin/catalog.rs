@@ -218,6 +218,18 @@ pub const METRICS: &[Metric] = &[
         "Bytes of record batches that diffluent's own connections fetched: from `local` to catch up, from a region to find a position",
     ),
     metric(
+        "diffluent_certificate_expiry_timestamp_seconds",
+        Gauge,
+        &["file"],
+        "When a certificate of ours, or one that leads to its authority, expires, in seconds since 1970, by its file",
+    ),
+    metric(
+        "diffluent_certificate_reloads_total",
+        Counter,
+        &["result"],
+        "Changes of certificates, keys and authorities that were found: `loaded`, or `refused` because they can't be used",
+    ),
+    metric(
         "diffluent_build_info",
         Info,
         &["version", "commit"],
@@ -293,6 +305,7 @@ pub fn reference() -> String {
          - **Does a stream need a person?** `diffluent_streams{state=\"stalled\"} > 0`; `/lag/{region}` says why.\n\
          - **Is a region gone?** `diffluent_region_state{state=\"unreachable\"} == 1`.\n\
          - **Was anything lost?** `diffluent_lost_records_total + diffluent_diverged_records_total > 0`: a person must look.\n\
+         - **Does a certificate expire soon?** `diffluent_certificate_expiry_timestamp_seconds - time() < 7 * 86400`.\n\
          - **Is the buffer too small?** `rate(diffluent_capture_dropped_bytes_total{reason=\"budget\"}[5m]) > 0`: nothing is \
          lost, but the local cluster is read for it.\n",
     );

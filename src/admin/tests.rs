@@ -291,6 +291,8 @@ fn every_metric_that_a_room_registers_is_in_the_catalog_and_every_one_in_the_cat
     let mirror = crate::mirror::metrics::MirrorMetrics::register(&mut registry);
     mirror.region("us").error("connect");
     mirror.traffic("local");
+    let certificates = crate::access::CertificateMetrics::register(&mut registry);
+    certificates.expires("tls.crt".as_ref(), 1_800_000_000);
     let shown = metrics::Shown {
         regions: &[region("us", State::CatchingUp, 7)],
         clusters: &[cluster("us")],

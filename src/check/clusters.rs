@@ -13,7 +13,8 @@ use crate::client::apis::{Call, NEEDED};
 use crate::client::cluster::{Cluster, Metadata};
 use crate::client::connection::{Connection, Traffic};
 use crate::config::HostPort;
-use crate::net::Tcp;
+use crate::net::tls::TlsFacts;
+use crate::net::{Dialer, Stream};
 
 /// What one address said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub(super) enum Answer {
     Works {
         /// Names with the version needed.
         missing: Vec<Missing>,
+        /// What its handshake came to, where it speaks TLS.
+        tls: Option<TlsFacts>,
     },
     /// It speaks Kafka, but has no topics: a KRaft controller.
     NoBroker,
@@ -74,10 +77,20 @@ impl Found {
 /// Kafka's COORDINATOR_LOAD_IN_PROGRESS and COORDINATOR_NOT_AVAILABLE.
 const COORDINATOR_SOON: [i16; 2] = [14, 15];
 
-pub(super) async fn ask(name: &str, servers: &[HostPort], groups: &[String], deadline: Duration) -> Found {
-    let name: Arc<str> = Arc::from(name);
+/// A cluster that is to be asked.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub name: Arc<str>,
+    pub servers: Vec<HostPort>,
+    pub dialer: Dialer,
+    /// Groups whose coordinators are looked for.
+    pub groups: Vec<String>,
+}
+
+pub(super) async fn ask(asked: &Asked, deadline: Duration) -> Found {
+    let Asked { name, servers, dialer, groups } = asked;
     let mut found = Found::default();
-    for (server, answer) in all(&name, servers.to_vec(), deadline).await {
+    for (server, answer) in all(name, dialer, servers.clone(), deadline).await {
         found.bootstrap.push((server.to_string(), answer));
     }
     let working: Vec<String> = found
@@ -89,7 +102,7 @@ pub(super) async fn ask(name: &str, servers: &[HostPort], groups: &[String], dea
     if working.is_empty() {
         return found;
     }
-    let cluster = Cluster::new(&name, working, Arc::new(Tcp), deadline, Arc::<Traffic>::default());
+    let cluster = Cluster::new(name, working, Arc::new(dialer.clone()), deadline, Arc::<Traffic>::default());
     let metadata = match cluster.refresh().await {
         Ok(metadata) => metadata,
         Err(error) => {
@@ -99,7 +112,7 @@ pub(super) async fn ask(name: &str, servers: &[HostPort], groups: &[String], dea
     };
     let addresses: Vec<HostPort> =
         metadata.brokers.values().map(|(host, port)| HostPort::new(host.clone(), *port)).collect();
-    let answers = all(&name, addresses, deadline).await;
+    let answers = all(name, dialer, addresses, deadline).await;
     for (node_id, (address, answer)) in metadata.brokers.keys().zip(answers) {
         found.brokers.push((*node_id, address.to_string(), answer));
     }
@@ -115,14 +128,19 @@ pub(super) async fn ask(name: &str, servers: &[HostPort], groups: &[String], dea
 const AT_ONCE: usize = 32;
 
 /// Tries all addresses, in their order.
-async fn all(name: &Arc<str>, addresses: Vec<HostPort>, deadline: Duration) -> Vec<(HostPort, Answer)> {
+async fn all(
+    name: &Arc<str>,
+    dialer: &Dialer,
+    addresses: Vec<HostPort>,
+    deadline: Duration,
+) -> Vec<(HostPort, Answer)> {
     let mut answers = Vec::with_capacity(addresses.len());
     for some in addresses.chunks(AT_ONCE) {
         let mut tasks = Vec::new();
         for address in some {
-            let (name, address) = (Arc::clone(name), address.clone());
+            let (name, dialer, address) = (Arc::clone(name), dialer.clone(), address.clone());
             tasks.push(tokio::spawn(async move {
-                let answer = try_address(name, &address, deadline).await;
+                let answer = try_address(name, &dialer, &address, deadline).await;
                 (address, answer)
             }));
         }
@@ -134,7 +152,7 @@ async fn all(name: &Arc<str>, addresses: Vec<HostPort>, deadline: Duration) -> V
     answers
 }
 
-async fn try_address(name: Arc<str>, address: &HostPort, deadline: Duration) -> Answer {
+async fn try_address(name: Arc<str>, dialer: &Dialer, address: &HostPort, deadline: Duration) -> Answer {
     match timeout(deadline, lookup_host((address.host.as_str(), address.port))).await {
         Ok(Ok(mut addresses)) => {
             if addresses.next().is_none() {
@@ -144,9 +162,15 @@ async fn try_address(name: Arc<str>, address: &HostPort, deadline: Duration) -> 
         Ok(Err(error)) => return Answer::NoSuchHost(error.to_string()),
         Err(_) => return Answer::NoSuchHost("the resolver did not answer".into()),
     }
-    match Connection::open(&Tcp, name, &address.to_string(), Arc::<Traffic>::default(), deadline).await {
+    match Connection::open(dialer, name, &address.to_string(), Arc::<Traffic>::default(), deadline).await {
         Ok(connection) if connection.versions(MetadataRequest::KEY).is_none() => Answer::NoBroker,
-        Ok(connection) => Answer::Works { missing: missing(|key| connection.versions(key)) },
+        Ok(connection) => {
+            let tls = match dialer.dial(&address.host, address.port, deadline).await {
+                Ok(Stream::Tls(stream)) => Some(stream.facts()),
+                _ => None,
+            };
+            Answer::Works { missing: missing(|key| connection.versions(key)), tls }
+        }
         Err(error) => Answer::Fails(reason(&error)),
     }
 }

@@ -1,5 +1,6 @@
 //! What the clusters' answers mean for this configuration. No I/O.
 
+use super::certificates;
 use super::clusters::{Answer, Found, GroupTrouble, Missing};
 use super::ports;
 use super::report::{Line, Section, plural, some_of};
@@ -20,9 +21,9 @@ const OPTIONAL: [(&str, &str); 3] = [
 
 pub(super) fn local(config: &Config, found: &Found) -> Section {
     let mut section = Section::new("local cluster");
-    reach("[local] bootstrap_servers", found, &mut section);
+    reach("[local] bootstrap_servers", config.local.tls.is_some(), found, &mut section);
     let Some(metadata) = found.metadata() else { return section };
-    section.push(ports::enough(metadata.brokers.len(), config));
+    section.extend(ports::enough(metadata.brokers.len(), config));
     for (group, trouble) in &found.groups {
         section.push(match trouble {
             None => Line::ok(format!("progress can be kept in the consumer group {group}")),
@@ -42,7 +43,7 @@ pub(super) fn local(config: &Config, found: &Found) -> Section {
 pub(super) fn region(config: &Config, index: usize, local: &Found, regions: &[Found], found: &Found) -> Section {
     let Some(region) = config.region.get(index) else { return Section::new("region") };
     let mut section = Section::new(format!("region {:?}", region.name.as_str()));
-    reach("this region's bootstrap_servers", found, &mut section);
+    reach("this region's bootstrap_servers", region.tls.is_some(), found, &mut section);
     let Some(there) = found.metadata() else { return section };
     section.extend(identity(config, index, local, regions, there));
     if let Some(here) = local.metadata() {
@@ -52,13 +53,14 @@ pub(super) fn region(config: &Config, index: usize, local: &Found, regions: &[Fo
 }
 
 /// Whether the cluster can be reached: its bootstrap servers, itself, and each broker at the address that it advertises.
-fn reach(key: &str, found: &Found, section: &mut Section) {
+fn reach(key: &str, tls: bool, found: &Found, section: &mut Section) {
     let works = |answer: &Answer| matches!(answer, Answer::Works { .. });
     let any = found.bootstrap.iter().any(|(_, answer)| works(answer));
     for (server, answer) in &found.bootstrap {
         let (what, advice) = match answer {
-            Answer::Works { .. } => {
-                section.push(Line::ok(format!("{server} answers")));
+            Answer::Works { tls, .. } => {
+                let tls = tls.as_ref().map(certificates::of_broker).unwrap_or_default();
+                section.push(Line::ok(format!("{server} answers{tls}")));
                 continue;
             }
             Answer::NoSuchHost(why) => {
@@ -71,7 +73,8 @@ fn reach(key: &str, found: &Found, section: &mut Section) {
             Answer::Fails(why) => (
                 format!("{server}: {why}"),
                 format!(
-                    "see that a broker with a plaintext listener runs there and is not firewalled, or correct {key}"
+                    "see that a broker with a {} listener runs there and is not firewalled, or correct {key}",
+                    if tls { "TLS" } else { "plaintext" }
                 ),
             ),
         };
@@ -99,7 +102,11 @@ fn reach(key: &str, found: &Found, section: &mut Section) {
     )));
     for (node_id, address, answer) in &found.brokers {
         let why = match answer {
-            Answer::Works { .. } => continue,
+            Answer::Works { tls, .. } => {
+                section
+                    .extend(tls.as_ref().and_then(|tls| certificates::near_expiry(&format!("broker {node_id}"), tls)));
+                continue;
+            }
             Answer::NoBroker => "a controller answers there",
             Answer::NoSuchHost(why) | Answer::Fails(why) => why,
         };
@@ -129,7 +136,7 @@ fn reach(key: &str, found: &Found, section: &mut Section) {
 fn versions(found: &Found) -> Vec<Line> {
     let mut lacks: Vec<(&Missing, Vec<i32>)> = Vec::new();
     for (node_id, _, answer) in &found.brokers {
-        let Answer::Works { missing } = answer else { continue };
+        let Answer::Works { missing, .. } = answer else { continue };
         for lack in missing {
             match lacks.iter_mut().find(|(known, _)| *known == lack) {
                 Some((_, brokers)) => brokers.push(*node_id),

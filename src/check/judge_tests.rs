@@ -18,7 +18,7 @@ fn config(region_keys: &str) -> Config {
 }
 
 fn works() -> Answer {
-    Answer::Works { missing: Vec::new() }
+    Answer::Works { missing: Vec::new(), tls: None }
 }
 
 /// A cluster of two brokers that works, with these topics and partition counts.
@@ -146,8 +146,8 @@ fn an_old_broker_is_a_failure_that_names_the_call_and_its_versions() {
     let lacks =
         missing(|key| if key == 0 { Some((0, 8)) } else { NEEDED.iter().find(|n| n.1 == key).map(|n| (0, n.2)) });
     assert_eq!(lacks.len(), 1);
-    here.brokers[0].2 = Answer::Works { missing: lacks.clone() };
-    here.brokers[1].2 = Answer::Works { missing: lacks };
+    here.brokers[0].2 = Answer::Works { missing: lacks.clone(), tls: None };
+    here.brokers[1].2 = Answer::Works { missing: lacks, tls: None };
     let section = local(&config(""), &here);
     let found = line(&section, "Produce");
     assert_eq!(found.level, Level::Failure);
@@ -158,7 +158,7 @@ fn an_old_broker_is_a_failure_that_names_the_call_and_its_versions() {
 fn a_broker_without_describe_producers_will_do() {
     let mut here = cluster("L", &[]);
     let lacks = missing(|key| if key == 61 { None } else { NEEDED.iter().find(|n| n.1 == key).map(|n| (0, n.2)) });
-    here.brokers[0].2 = Answer::Works { missing: lacks };
+    here.brokers[0].2 = Answer::Works { missing: lacks, tls: None };
     assert_eq!(line(&local(&config(""), &here), "DescribeProducers").level, Level::Warning);
 }
 

@@ -6,6 +6,7 @@
 //!
 //! `clusters` and `settings` ask, `judge` and `fit` compare without I/O, so that what is said can be tested without a cluster.
 
+mod certificates;
 mod clusters;
 mod fit;
 mod judge;
@@ -19,8 +20,9 @@ use std::collections::HashSet;
 
 use tokio::task::JoinSet;
 
+use crate::access::Access;
 use crate::config::Config;
-use clusters::Found;
+use clusters::{Asked, Found};
 use report::{Line, Section};
 use settings::Settings;
 
@@ -29,19 +31,32 @@ pub async fn run(config: &Config) -> CheckReport {
     let timeout = config.proxy.dial_timeout;
     let mut own = Section::new(format!("proxy {:?}", config.proxy.name.as_str()));
     own.extend(ports::check(config).await);
+    let access = match Access::load(config) {
+        Ok(access) => access,
+        Err(error) => {
+            own.extend(error.0.iter().map(certificates::unusable));
+            return CheckReport::new(vec![own]);
+        }
+    };
+    own.extend(certificates::own(config, &access));
 
     let mut asked = JoinSet::new();
-    let local = ("local".to_owned(), config.local.bootstrap_servers.clone(), Vec::new());
-    let regions = config.region.iter().map(|region| {
-        // A region's offsets are not used; progress is kept in the local cluster.
-        (region.name.to_string(), region.bootstrap_servers.clone(), Vec::new())
+    // Progress is kept in the local cluster.
+    let groups = config.region.iter().filter(|_| config.mirror.enabled);
+    let local = Asked {
+        name: "local".into(),
+        servers: config.local.bootstrap_servers.clone(),
+        dialer: access.local(),
+        groups: groups.map(|region| format!("diffluent.{}", region.name)).collect(),
+    };
+    let regions = config.region.iter().map(|region| Asked {
+        name: region.name.as_str().into(),
+        servers: region.bootstrap_servers.clone(),
+        dialer: access.region(&region.name),
+        groups: Vec::new(),
     });
-    let mut clusters: Vec<(String, _, Vec<String>)> = std::iter::once(local).chain(regions).collect();
-    if let (Some(local), true) = (clusters.first_mut(), config.mirror.enabled) {
-        local.2 = config.region.iter().map(|region| format!("diffluent.{}", region.name)).collect();
-    }
-    for (index, (name, servers, groups)) in clusters.into_iter().enumerate() {
-        asked.spawn(async move { (index, clusters::ask(&name, &servers, &groups, timeout).await) });
+    for (index, cluster) in std::iter::once(local).chain(regions).enumerate() {
+        asked.spawn(async move { (index, clusters::ask(&cluster, timeout).await) });
     }
     let mut found = asked.join_all().await;
     found.sort_by_key(|(index, _)| *index);

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, lookup_host};
 use tokio::time::timeout;
 
 use super::report::{Line, plural, some_of};
-use crate::config::{Config, HostPort};
+use crate::config::{Advertise, Config, HostPort, PortRange};
 use crate::operator;
 
 /// How long the admin port of a running diffluent may take to say what it is.
@@ -23,7 +23,9 @@ pub(super) async fn check(config: &Config) -> Vec<Line> {
         )));
     } else {
         lines.push(listener("clients connect to", "[proxy] listen", &config.proxy.listen).await);
-        lines.push(broker_ports(config).await);
+        if let Some(range) = config.proxy.broker_ports {
+            lines.push(broker_ports(config, range).await);
+        }
         lines.push(listener("the admin port is", "[admin] listen", &config.admin.listen).await);
     }
     lines.push(advertise(config).await);
@@ -61,8 +63,8 @@ fn bind_advice(key: &str, error: &std::io::Error) -> String {
 }
 
 /// Tries every broker port: a broker may get any of them.
-async fn broker_ports(config: &Config) -> Line {
-    let (range, host) = (config.proxy.broker_ports, config.proxy.listen.host.as_str());
+async fn broker_ports(config: &Config, range: PortRange) -> Line {
+    let host = config.proxy.listen.host.as_str();
     let mut taken = Vec::new();
     let mut last = None;
     for port in range.ports() {
@@ -85,7 +87,12 @@ async fn broker_ports(config: &Config) -> Line {
 }
 
 async fn advertise(config: &Config) -> Line {
-    let (host, listen) = (&config.proxy.advertise, &config.proxy.listen.host);
+    let listen = &config.proxy.listen.host;
+    let host = &match &config.proxy.advertise {
+        Advertise::Host(host) => host.clone(),
+        // One for all: they are one record with a wildcard, or made together.
+        Advertise::Names { before, after, .. } => format!("{before}1{after}"),
+    };
     let looked_up = timeout(config.proxy.dial_timeout, lookup_host((host.as_str(), 0))).await;
     match looked_up {
         Ok(Ok(addresses)) => {
@@ -124,11 +131,11 @@ fn advertised(advertise: &str, addresses: &[IpAddr], listen: &str) -> Line {
 }
 
 /// Whether there are enough ports for so many brokers.
-pub(super) fn enough(brokers: usize, config: &Config) -> Line {
-    let range = config.proxy.broker_ports;
+pub(super) fn enough(brokers: usize, config: &Config) -> Option<Line> {
+    let range = config.proxy.broker_ports?;
     let ports = range.count();
     let found = format!("{} on {} ({range})", plural(brokers, "broker"), plural(ports, "port"));
-    if brokers > ports {
+    Some(if brokers > ports {
         Line::failure(format!("{found}: some brokers have no port"), "make [proxy] broker_ports longer")
     } else if brokers == ports {
         Line::warning(
@@ -137,7 +144,7 @@ pub(super) fn enough(brokers: usize, config: &Config) -> Line {
         )
     } else {
         Line::ok(found)
-    }
+    })
 }
 
 #[cfg(test)]
@@ -168,7 +175,7 @@ mod tests {
     async fn a_taken_broker_port_is_named() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = taken.local_addr().unwrap().port();
-        let line = broker_ports(&config(0, &format!("{port}-{port}"), 0)).await;
+        let line = broker_ports(&config(0, "1-2", 0), format!("{port}-{port}").parse().unwrap()).await;
         assert_eq!(line.level, Level::Failure);
         assert!(line.what.contains(&format!("1 of them ({port})")), "{line:?}");
     }
@@ -203,8 +210,8 @@ mod tests {
     #[test]
     fn more_brokers_than_ports_is_a_failure() {
         let config = config(0, "9100-9102", 0);
-        assert_eq!(enough(2, &config).level, Level::Ok);
-        assert_eq!(enough(3, &config).level, Level::Warning);
-        assert_eq!(enough(4, &config).level, Level::Failure);
+        assert_eq!(enough(2, &config).unwrap().level, Level::Ok);
+        assert_eq!(enough(3, &config).unwrap().level, Level::Warning);
+        assert_eq!(enough(4, &config).unwrap().level, Level::Failure);
     }
 }

@@ -47,5 +47,6 @@ impl Run {
 fn ended(result: Result<(), AppError>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     tracing::error!(%error, "diffluent can't run");
-    if matches!(error, AppError::Misfit(_)) { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
+    let unusable = matches!(error, AppError::Misfit(_) | AppError::Access(_));
+    if unusable { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
 }

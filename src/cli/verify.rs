@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{ConfigFile, Failed, answer};
+use crate::access::Access;
 use crate::config::TopicPattern;
 use crate::config::values::duration;
 use crate::verify::{self, sample::parse_percent};
@@ -45,7 +46,8 @@ impl Verify {
             sample_percent: self.sample,
             seed: self.seed,
         };
-        let report = verify::run(&config, &options).await.map_err(|error| Failed::Usage(error.to_string()))?;
+        let access = Access::load(&config).map_err(|error| Failed::Usage(error.to_string()))?;
+        let report = verify::run(&config, &access, &options).await.map_err(|error| Failed::Usage(error.to_string()))?;
         match serde_json::to_string_pretty(&report) {
             Ok(document) if self.json => answer(&document),
             _ => answer(&report),

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::ClientError;
 use super::apis::Call;
 use crate::net::{Connect, Halves};
-use crate::wire::shape;
+use crate::wire::{frame, shape};
 
 /// The longest answer that is read. A Fetch may exceed its own limit by one record batch, and a batch may be as large as a broker takes.
 pub const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -275,6 +275,7 @@ impl Requests {
     /// [`ClientError::Broken`].
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
         self.socket.write_all(bytes).await.map_err(|source| self.peer.broken(source))?;
+        self.socket.flush().await.map_err(|source| self.peer.broken(source))?;
         self.peer.traffic.sent_bytes.inc_by(bytes.len() as u64);
         Ok(())
     }
@@ -307,7 +308,7 @@ impl Requests {
             }
             within += written;
         }
-        Ok(())
+        self.socket.flush().await.map_err(|source| self.peer.broken(source))
     }
 }
 
@@ -322,7 +323,7 @@ impl Answers {
                 let length = usize::try_from(i32::from_be_bytes(*prefix))
                     .ok()
                     .filter(|length| (4..=ANSWER_BYTES_MAX).contains(length))
-                    .ok_or_else(|| self.peer.unreadable("a frame of an impossible length"))?;
+                    .ok_or_else(|| self.peer.unreadable(self.impossible_length(*prefix)))?;
                 if self.buffer.len() >= 4 + length {
                     self.buffer.advance(4);
                     return Ok(self.buffer.split_to(length).freeze());
@@ -339,6 +340,14 @@ impl Answers {
             }
             self.peer.traffic.received_bytes.inc_by(read as u64);
         }
+    }
+
+    fn impossible_length(&self, prefix: [u8; frame::LENGTH_BYTES]) -> String {
+        if !frame::is_tls_record(prefix) {
+            return "a frame of an impossible length".to_owned();
+        }
+        let table = if &*self.peer.cluster == "local" { "[local.tls]" } else { "[region.tls]" };
+        format!("it speaks TLS: is this its TLS listener? Then it needs {table}")
     }
 
     /// The error for a frame that answers nothing.

@@ -125,7 +125,7 @@ pub(super) fn shape(file: &str, text: &str, error: serde_path_to_error::Error<to
     } else if let Some(missing) = quoted(message, "missing field `") {
         let missing = missing.to_owned();
         key = join(&key, &missing);
-        what = if reference::is_table(&missing) { "this table is missing" } else { "this key is missing" }.to_owned();
+        what = if reference::is_table(&key) { "this table is missing" } else { "this key is missing" }.to_owned();
     } else if let Some(rest) = message.strip_prefix("invalid type: ") {
         what = match rest.split_once(", expected ") {
             Some((found, expected)) => format!("{} is not {}", found.replace('`', ""), a_kind(expected)),

@@ -17,8 +17,10 @@ use std::path::Path;
 
 pub use error::{ConfigError, Problem};
 pub use reference::reference;
-pub use types::{Admin, Cluster, Config, Mirror, OnRegionTopicLost, Proxy, Region, Start};
-pub use values::{ByteSize, HostPort, Name, PortRange, TopicPattern, TopicTemplate};
+pub use types::{
+    Admin, ClientAuth, Cluster, ClusterTls, Config, Mirror, OnRegionTopicLost, Proxy, ProxyTls, Region, Start,
+};
+pub use values::{Advertise, ByteSize, HostPort, Name, PortRange, TopicPattern, TopicTemplate};
 
 impl Config {
     /// Reads and checks the file at `path`.

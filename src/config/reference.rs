@@ -10,20 +10,30 @@ const TYPES: &str = include_str!("types.rs");
 /// The annotated example.
 const ANNOTATED: &str = include_str!("../../proxy.toml");
 
-/// A table of proxy.toml and the struct that holds it.
+/// A table of proxy.toml and the struct that holds it. Of tables with the same struct, the first one is told in full.
 struct Table {
     name: &'static str,
     heading: &'static str,
     type_name: &'static str,
 }
 
-const TABLES: [Table; 5] = [
+const TABLES: [Table; 8] = [
     Table { name: "proxy", heading: "[proxy]", type_name: "Proxy" },
+    Table { name: "proxy.tls", heading: "[proxy.tls]", type_name: "ProxyTls" },
     Table { name: "local", heading: "[local]", type_name: "Cluster" },
+    Table { name: "local.tls", heading: "[local.tls]", type_name: "ClusterTls" },
     Table { name: "region", heading: "[[region]]", type_name: "Region" },
+    Table { name: "region.tls", heading: "[region.tls]", type_name: "ClusterTls" },
     Table { name: "mirror", heading: "[mirror]", type_name: "Mirror" },
     Table { name: "admin", heading: "[admin]", type_name: "Admin" },
 ];
+
+impl Table {
+    /// The first table with the same keys.
+    fn first(&self) -> &'static Table {
+        TABLES.iter().find(|table| table.type_name == self.type_name).unwrap_or(&TABLES[0])
+    }
+}
 
 /// A field of a struct in types.rs, with its documentation on one line.
 struct Field {
@@ -63,8 +73,9 @@ fn without_index(key: &str) -> String {
         .collect()
 }
 
-/// Whether `name` is a table of the file.
+/// Whether `name`, with the tables around it, is a table of the file.
 pub(super) fn is_table(name: &str) -> bool {
+    let name = without_index(name);
     TABLES.iter().any(|table| table.name == name)
 }
 
@@ -78,18 +89,57 @@ pub(super) fn keys(table: &str) -> Vec<&'static str> {
     fields(type_name).into_iter().map(|field| field.name).collect()
 }
 
+/// What a line of the annotated file shows.
+enum Line<'a> {
+    /// A table begins, perhaps commented out.
+    Heading(&'a str),
+    /// A key with its value, perhaps commented out: its name, and the line without the mark.
+    Key(&'a str, &'a str),
+    Other,
+}
+
+impl<'a> Line<'a> {
+    fn of(line: &'a str) -> Self {
+        let bare = line.strip_prefix("# ").unwrap_or(line);
+        if TABLES.iter().any(|table| table.heading == bare) {
+            return Line::Heading(bare);
+        }
+        match bare.split_once(" = ") {
+            Some((key, _)) if key.chars().all(|c| c.is_ascii_lowercase() || c == '_') => Line::Key(key, bare),
+            _ => Line::Other,
+        }
+    }
+}
+
+/// The annotated file's lines in the table with this heading.
+fn body(heading: &str) -> impl Iterator<Item = &'static str> {
+    let is_heading = |line: &str| matches!(Line::of(line), Line::Heading(_));
+    let begins = move |line: &&str| !matches!(Line::of(line), Line::Heading(found) if found == heading);
+    ANNOTATED.lines().skip_while(begins).skip(1).take_while(move |line| !is_heading(line))
+}
+
 /// How `key` (as in `region[0].window`) is written in the annotated file; for a table, all that must be in it.
 pub(super) fn example(key: &str) -> Option<String> {
     let key = without_index(key);
-    let (table, name) = key.split_once('.').unwrap_or((&key, ""));
-    let heading = TABLES.iter().find(|known| known.name == table)?.heading;
-    let body = ANNOTATED.lines().skip_while(|line| *line != heading).skip(1).take_while(|line| !line.starts_with('['));
-    if name.is_empty() {
-        let required = body.filter(|line| !line.starts_with('#') && line.contains('='));
-        return Some(std::iter::once(heading).chain(required).collect::<Vec<_>>().join("\n"));
+    if let Some(table) = TABLES.iter().find(|table| table.name == key) {
+        // A table that is commented out as a whole is shown as a whole.
+        let whole = !ANNOTATED.lines().any(|line| line == table.heading);
+        let required = body(table.heading).filter_map(|line| match Line::of(line) {
+            Line::Key(_, bare) if whole || !line.starts_with('#') => Some(bare),
+            _ => None,
+        });
+        return Some(std::iter::once(table.heading).chain(required).collect::<Vec<_>>().join("\n"));
     }
-    let written = |line: &str| line.split_once('=').is_some_and(|(left, _)| left.trim() == name);
-    body.map(|line| line.strip_prefix("# ").unwrap_or(line)).find(|line| written(line)).map(str::to_owned)
+    let (table, name) = key.rsplit_once('.')?;
+    let type_name = TABLES.iter().find(|known| known.name == table)?.type_name;
+    // The same key of another table is as good an example.
+    let tables = TABLES.iter().filter(|known| known.type_name == type_name);
+    let own_first =
+        tables.clone().filter(|known| known.name == table).chain(tables.filter(|known| known.name != table));
+    own_first.flat_map(|table| body(table.heading)).find_map(|line| match Line::of(line) {
+        Line::Key(found, bare) if found == name => Some(bare.to_owned()),
+        _ => None,
+    })
 }
 
 /// The page docs/configuration.md. `diffluent`'s tests fail when the file differs.
@@ -106,12 +156,21 @@ pub fn reference() -> String {
          [proxy.toml](../proxy.toml) shows every key with its default.\n",
     );
     let defaults = defaults();
-    let about = fields("Config");
     for table in &TABLES {
-        let doc = about.iter().find(|field| field.name == table.name).map(|field| field.doc.as_str());
-        let doc = doc.and_then(|doc| doc.split_once(": ")).map_or("", |(_, doc)| doc);
+        let (around, name) = table.name.rsplit_once('.').unwrap_or(("", table.name));
+        let around = TABLES.iter().find(|known| known.name == around).map_or("Config", |known| known.type_name);
+        let doc = fields(around).into_iter().find(|field| field.name == name).map(|field| field.doc);
+        let doc = doc.as_deref().and_then(|doc| doc.split_once(": ")).map_or("", |(_, doc)| doc);
         let _ = write!(page, "\n## `{}`\n\n{}\n", table.heading, sentence(doc));
+        if table.first().name != table.name {
+            let (first, example) = (table.first().heading, example(table.name).unwrap_or_default());
+            let _ = write!(page, "\nIt has the keys of `{first}`.\n\n```toml\n{example}\n```\n");
+            continue;
+        }
         for field in fields(table.type_name) {
+            if is_table(&format!("{}.{}", table.name, field.name)) {
+                continue;
+            }
             let _ = write!(page, "\n### `{}`\n\n{}\n\n", field.name, field.doc);
             let key = format!("{}.{}", table.name, field.name);
             match defaults.iter().find(|(known, _)| *known == key) {
@@ -130,21 +189,30 @@ pub fn reference() -> String {
 }
 
 /// Keys that may be left out and have no default.
-const OPTIONAL: [&str; 5] = [
+const OPTIONAL: [&str; 11] = [
+    "proxy.broker_ports",
     "proxy.connection_limit",
     "proxy.connection_limit_per_address",
+    "proxy.tls.client_ca",
+    "local.tls.ca",
+    "local.tls.certificate",
+    "local.tls.key",
+    "local.tls.server_name",
     "region.topic_name",
     "region.rate_limit",
     "region.catch_up_rate_limit",
 ];
 
-/// The least that a file must hold.
+/// The least that a file must hold, with TLS.
 const LEAST: &str = r#"
 [proxy]
 name = "eu-west"
 listen = "127.0.0.1:9092"
 advertise = "127.0.0.1"
 broker_ports = "9100-9199"
+[proxy.tls]
+certificate = "tls.crt"
+key = "tls.key"
 [local]
 bootstrap_servers = ["127.0.0.1:19092"]
 [[region]]
@@ -162,19 +230,28 @@ fn defaults() -> Vec<(String, String)> {
     full.into_iter().filter(|(key, _)| least.iter().all(|(set, _)| set != key)).collect()
 }
 
-/// The keys of a configuration with their values as TOML; of regions, the first one's.
+/// The keys of a configuration with their values as TOML; of regions, the first one's. Tables that have the same keys count as the first of them.
 fn flat(config: &toml::Table) -> Vec<(String, String)> {
     let mut all = Vec::new();
-    for (name, value) in config {
-        let table = match value {
+    flatten("", config, &mut all);
+    all
+}
+
+fn flatten(around: &str, table: &toml::Table, all: &mut Vec<(String, String)>) {
+    for (key, value) in table {
+        let name = if around.is_empty() { key.clone() } else { format!("{around}.{key}") };
+        let inner = match value {
             toml::Value::Array(tables) => tables.first().and_then(toml::Value::as_table),
             other => other.as_table(),
         };
-        for (key, value) in table.into_iter().flatten() {
-            all.push((format!("{name}.{key}"), value.to_string()));
+        match (inner, TABLES.iter().find(|known| known.name == name)) {
+            (Some(inner), Some(_)) => flatten(&name, inner, all),
+            _ => {
+                let first = TABLES.iter().find(|known| known.name == around).map_or(around, |known| known.first().name);
+                all.push((format!("{first}.{key}"), value.to_string()));
+            }
         }
     }
-    all
 }
 
 fn sentence(text: &str) -> String {
@@ -189,23 +266,20 @@ mod tests {
 
     use super::*;
 
-    /// The annotated file with its commented-out keys switched on.
+    /// The annotated file with its commented-out keys and tables switched on, which is more than the rules allow together.
     fn all_switched_on() -> String {
-        let is_key = |line: &str| {
-            line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
-        };
-        let lines = ANNOTATED.lines().map(|line| match line.strip_prefix("# ") {
-            Some(commented) if is_key(commented) => commented,
-            _ => line,
+        let lines = ANNOTATED.lines().map(|line| match Line::of(line) {
+            Line::Heading(bare) | Line::Key(_, bare) => bare,
+            Line::Other => line,
         });
         lines.collect::<Vec<_>>().join("\n")
     }
 
     fn documented() -> BTreeSet<String> {
         let of = |table: &'static Table| {
-            fields(table.type_name).into_iter().map(move |f| format!("{}.{}", table.name, f.name))
+            fields(table.type_name).into_iter().map(move |f| format!("{}.{}", table.first().name, f.name))
         };
-        TABLES.iter().flat_map(of).collect()
+        TABLES.iter().flat_map(of).filter(|key| !is_table(key)).collect()
     }
 
     #[test]
@@ -228,7 +302,7 @@ mod tests {
             }
         }
         // What serde knows is what types.rs was read to say.
-        let config = Config::parse("proxy.toml", &all_switched_on()).unwrap();
+        let config: Config = toml::from_str(&all_switched_on()).unwrap();
         let known = flat(&toml::Table::try_from(&config).unwrap());
         assert_eq!(known.into_iter().map(|(key, _)| key).collect::<BTreeSet<_>>(), documented());
     }
@@ -257,6 +331,8 @@ mod tests {
         }
         assert_eq!(example("region[3].start").as_deref(), Some("start = \"earliest\""));
         assert!(example("proxy").unwrap().starts_with("[proxy]\nname = "));
+        assert_eq!(example("region[3].tls.ca").as_deref(), Some("ca = \"/etc/diffluent/us-east-ca.crt\""));
+        assert!(example("proxy.tls").unwrap().starts_with("[proxy.tls]\ncertificate = "));
         assert_eq!(example("nonsense.key"), None);
     }
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::error::Finding;
-use super::types::{Config, Proxy, Region};
-use super::values::{ByteSize, HostPort, check_host, duration};
+use super::types::{ClientAuth, ClusterTls, Config, Proxy, Region};
+use super::values::{Advertise, ByteSize, HostPort, check_host, duration};
 
 /// Below this a request for the metadata of a large cluster would be refused.
 const FRAME_LIMIT_MIN: ByteSize = ByteSize::from_mib(1);
@@ -34,6 +34,7 @@ pub(super) fn problems(config: &Config) -> Vec<Finding> {
     let mut found = Vec::new();
     proxy(&config.proxy, &mut found);
     bootstrap("local", &config.local.bootstrap_servers, &mut found);
+    cluster_tls("local", config.local.tls.as_ref(), &mut found);
     regions(config, &mut found);
     mirror(config, &mut found);
     ports(config, &mut found);
@@ -41,18 +42,35 @@ pub(super) fn problems(config: &Config) -> Vec<Finding> {
 }
 
 fn proxy(proxy: &Proxy, found: &mut Vec<Finding>) {
-    if let Err(what) = check_host(&proxy.advertise) {
-        found.push(Finding::new("proxy.advertise", what));
-    } else if proxy.advertise.parse::<HostPort>().is_ok() {
+    match (&proxy.advertise, proxy.broker_ports) {
+        (Advertise::Host(_), None) => found.push(Finding::new(
+            "proxy.broker_ports",
+            "this key is missing: each broker is served on a port of its own, unless `advertise` has a name for each",
+        )),
+        (Advertise::Names { .. }, Some(_)) => found.push(Finding::new(
+            "proxy.broker_ports",
+            "`advertise` has a name for each broker, and all of them are served on the port of `listen`: leave this out",
+        )),
+        _ => {}
+    }
+    if matches!(proxy.advertise, Advertise::Names { .. }) && proxy.tls.is_none() {
         found.push(Finding::new(
             "proxy.advertise",
-            format!("{:?} has a port: each broker is advertised with its own out of broker_ports", proxy.advertise),
+            "{id} needs [proxy.tls]: in plaintext nothing tells which name a client has asked for",
         ));
-    } else if ["0.0.0.0", "::"].contains(&proxy.advertise.as_str()) {
-        found.push(Finding::new(
-            "proxy.advertise",
-            format!("clients can't connect to {:?}: name the host that they reach this proxy by", proxy.advertise),
-        ));
+    }
+    if let Some(tls) = &proxy.tls {
+        match (tls.client_auth, &tls.client_ca) {
+            (ClientAuth::None, Some(_)) => found.push(Finding::new(
+                "proxy.tls.client_ca",
+                "clients are not asked for a certificate: set client_auth, or leave this out",
+            )),
+            (ClientAuth::Request | ClientAuth::Require, None) => found.push(Finding::new(
+                "proxy.tls.client_ca",
+                "this key is missing: whose certificates are good when clients show one?",
+            )),
+            _ => {}
+        }
     }
     if !(FRAME_LIMIT_MIN..=FRAME_LIMIT_MAX).contains(&proxy.frame_limit) {
         found.push(Finding::new(
@@ -68,6 +86,7 @@ fn proxy(proxy: &Proxy, found: &mut Vec<Finding>) {
             found.push(Finding::new(key, "0 would let no client in: at least 1, or leave it out"));
         }
     }
+    within("proxy.handshake_timeout", proxy.handshake_timeout, (LOOK_EVERY, DURATION_MAX), found);
     within("proxy.first_byte_timeout", proxy.first_byte_timeout, (LOOK_EVERY, DURATION_MAX), found);
     within("proxy.idle_timeout", proxy.idle_timeout, (LOOK_EVERY, IDLE_MAX), found);
     if !(1..=IN_FLIGHT_MAX).contains(&proxy.in_flight_limit) {
@@ -101,6 +120,22 @@ fn bootstrap(table: &str, servers: &[HostPort], found: &mut Vec<Finding>) {
         found.push(Finding::new(key, "the list is empty: name at least one broker"));
     } else if let Some(server) = servers.iter().find(|server| server.port == 0) {
         found.push(Finding::new(key, format!("\"{server}\": port 0 can't be connected to")));
+    }
+}
+
+fn cluster_tls(table: &str, tls: Option<&ClusterTls>, found: &mut Vec<Finding>) {
+    let Some(tls) = tls else { return };
+    let missing = match (&tls.certificate, &tls.key) {
+        (Some(_), None) => "key",
+        (None, Some(_)) => "certificate",
+        _ => "",
+    };
+    if !missing.is_empty() {
+        let what = "this key is missing: a certificate and its private key belong together";
+        found.push(Finding::new(format!("{table}.tls.{missing}"), what));
+    }
+    if let Some(Err(what)) = tls.server_name.as_deref().map(check_host) {
+        found.push(Finding::new(format!("{table}.tls.server_name"), what));
     }
 }
 
@@ -139,6 +174,7 @@ fn regions(config: &Config, found: &mut Vec<Finding>) {
 
 fn region_values(table: &str, region: &Region, found: &mut Vec<Finding>) {
     bootstrap(table, &region.bootstrap_servers, found);
+    cluster_tls(table, region.tls.as_ref(), found);
     if region.topics.is_empty() {
         found.push(Finding::new(
             format!("{table}.topics"),
@@ -167,9 +203,9 @@ fn mirror(config: &Config, found: &mut Vec<Finding>) {
 
 /// Ports are compared whatever their hosts are: two names may be one address, and nobody wants to find out.
 fn ports(config: &Config, found: &mut Vec<Finding>) {
-    let (listen, admin, brokers) = (config.proxy.listen.port, config.admin.listen.port, config.proxy.broker_ports);
+    let (listen, admin) = (config.proxy.listen.port, config.admin.listen.port);
     for (key, port) in [("proxy.listen", listen), ("admin.listen", admin)] {
-        if brokers.contains(port) {
+        if let Some(brokers) = config.proxy.broker_ports.filter(|brokers| brokers.contains(port)) {
             found.push(Finding::new(
                 "proxy.broker_ports",
                 format!("port {port} of {key} lies inside of {brokers}: a broker could not be served there"),

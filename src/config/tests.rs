@@ -122,6 +122,64 @@ fn every_bad_configuration_is_refused_with_the_line_the_key_and_an_example() {
         ),
         ("advertise = \"127.0.0.1\"", "advertise = \"0.0.0.0\"", &["clients can't connect to \"0.0.0.0\""]),
         ("advertise = \"127.0.0.1\"", "advertise = \"\"", &["the host is missing"]),
+        (
+            "broker_ports = \"9100-9199\"\n",
+            "",
+            &["proxy.toml:1: proxy.broker_ports: this key is missing", "broker_ports = \"9100-9199\""],
+        ),
+        (
+            "advertise = \"127.0.0.1\"",
+            "advertise = \"b-{id}.example.com:9092\"",
+            &[
+                "proxy.toml:5: proxy.broker_ports: `advertise` has a name for each broker",
+                "proxy.toml:4: proxy.advertise: {id} needs [proxy.tls]",
+            ],
+        ),
+        ("\"127.0.0.1\"", "\"b-{id}.example.com\"", &["proxy.toml:4: proxy.advertise", "is not a name and a port"]),
+        ("\"127.0.0.1\"", "\"b-{id}-{id}.example.com:1\"", &["only {id} can stand in braces, and once"]),
+        ("\"127.0.0.1\"", "\"b-{node}.example.com:1\"", &["only {id} can stand in braces, and once"]),
+        ("\"127.0.0.1\"", "\"b1{id}.example.com:1\"", &["a digit beside {id}"]),
+        ("\"127.0.0.1\"", "\"10.0.0.{id}:1\"", &["clients ask for names in TLS, not for addresses"]),
+        ("\"127.0.0.1\"", "\"b-{id}.example.com:0\"", &["clients can't connect to port 0"]),
+        (
+            "[local]",
+            "[proxy.tls]\ncertificate = \"a\"\n[local]",
+            &["proxy.toml:7: proxy.tls.key: this key is missing", "key = \"/etc/diffluent/tls.key\""],
+        ),
+        (
+            "[local]",
+            "[proxy.tls]\ncertificate = \"a\"\nkey = \"b\"\nclient_auth = \"require\"\n[local]",
+            &[
+                "proxy.toml:7: proxy.tls.client_ca: this key is missing",
+                "client_ca = \"/etc/diffluent/clients-ca.crt\"",
+            ],
+        ),
+        (
+            "[local]",
+            "[proxy.tls]\ncertificate = \"a\"\nkey = \"b\"\nclient_ca = \"c\"\n[local]",
+            &["proxy.toml:10: proxy.tls.client_ca: clients are not asked for a certificate"],
+        ),
+        (
+            "[local]",
+            "[proxy.tls]\ncertificate = \"a\"\nkey = \"b\"\nclient_auth = \"yes\"\n[local]",
+            &["proxy.tls.client_auth: \"yes\" is not known here"],
+        ),
+        (
+            "broker_ports",
+            "handshake_timeout = \"100 ms\"\nbroker_ports",
+            &["proxy.toml:5: proxy.handshake_timeout: 100 ms is outside"],
+        ),
+        (
+            "[[region]]",
+            "[local.tls]\nkey = \"a\"\n[[region]]",
+            &["local.tls.certificate: this key is missing: a certificate and its private key belong together"],
+        ),
+        (
+            "name = \"us\"\nbootstrap_servers = [\"127.0.0.1:29092\"]\n",
+            "name = \"us\"\nbootstrap_servers = [\"127.0.0.1:29092\"]\n[region.tls]\nserver_name = \"a b\"\n",
+            &["proxy.toml:14: region[0].tls.server_name: ' ' can't be part of a host name"],
+        ),
+        ("[local]", "[local.tls]\ncaa = \"x\"\n[local]", &["local.tls.caa: unknown key; did you mean `ca`?"]),
         ("[\"127.0.0.1:19092\"]", "[]", &["proxy.toml:8: local.bootstrap_servers: the list is empty"]),
         (
             "[\"127.0.0.1:19092\"]",
@@ -253,6 +311,17 @@ fn patterns_match_whole_names_only() {
     ] {
         assert_eq!(region.selects(topic), selected, "{topic}");
     }
+}
+
+#[test]
+fn a_name_for_each_broker_needs_no_ports() {
+    let text = LEAST
+        .replace("\"127.0.0.1\"\n", "\"b-{id}.Example.com:9093\"\n")
+        .replace("broker_ports = \"9100-9199\"\n", "[proxy.tls]\ncertificate = \"a\"\nkey = \"b\"\n");
+    let config = parse(&text).unwrap();
+    let (before, after) = ("b-".to_owned(), ".Example.com".to_owned());
+    assert_eq!(config.proxy.advertise, Advertise::Names { before, after, port: 9093 });
+    assert_eq!(parse(&toml::to_string(&config).unwrap()).unwrap(), config);
 }
 
 #[test]

@@ -3,11 +3,12 @@
 //! The `///` lines of these fields are what docs/configuration.md shows (see [`super::reference`]): write them for an
 //! operator. One table of the file is one struct here.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::values::{ByteSize, HostPort, Name, PortRange, TopicPattern, TopicTemplate, duration};
+use super::values::{Advertise, ByteSize, HostPort, Name, PortRange, TopicPattern, TopicTemplate, duration};
 
 /// proxy.toml.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -38,12 +39,15 @@ pub struct Proxy {
     /// Where clients connect first: their `bootstrap.servers`.
     pub listen: HostPort,
     /// The host name or address under which clients reach this proxy. Broker N of the local cluster is advertised as this host
-    /// with N's own port out of `broker_ports`.
-    pub advertise: String,
+    /// with N's own port out of `broker_ports`. Or, with `[proxy.tls]`, a name for each broker and one port for all:
+    /// `"broker-{id}.kafka.example.com:9092"`, where `{id}` stands for N. Clients then come to `listen` for everything, and the name that they ask for in TLS
+    /// says which broker they mean (any other name: any broker). All these names must lead to this proxy, and its certificate must be for them: `*.kafka.example.com`.
+    pub advertise: Advertise,
     /// The ports on which the local cluster's brokers are served, one for each, on the host of `listen`. Broker N gets the first
     /// port plus N (counted around when N is larger than the range), or the next free one above. Leave room for brokers that are added
-    /// later: they get their port without a restart.
-    pub broker_ports: PortRange,
+    /// later: they get their port without a restart. Must be set, unless `advertise` has a name for each broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker_ports: Option<PortRange>,
     /// The longest request that is accepted from a client. A little above the brokers' `socket.request.max.bytes`
     /// (100 MiB unless changed), so that the broker, not the proxy, is the one that says no.
     #[serde(default = "Proxy::default_frame_limit")]
@@ -55,6 +59,9 @@ pub struct Proxy {
     /// The most client connections at once from one address. Left out, there is no limit: many clients may share an address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_limit_per_address: Option<u32>,
+    /// How long a client may take for its TLS handshake; only with `[proxy.tls]`.
+    #[serde(default = "Proxy::default_handshake_timeout", with = "duration")]
+    pub handshake_timeout: Duration,
     /// How long a client may take to send its first byte.
     #[serde(default = "Proxy::default_first_byte_timeout", with = "duration")]
     pub first_byte_timeout: Duration,
@@ -65,17 +72,25 @@ pub struct Proxy {
     /// The most requests of one client connection that wait for their answers. A client with more is not read until one is answered; none is refused.
     #[serde(default = "Proxy::default_in_flight_limit")]
     pub in_flight_limit: u32,
-    /// How long connecting to a broker may take, of the local cluster and of the regions.
+    /// How long connecting to a broker may take, of the local cluster and of the regions, TLS included.
     #[serde(default = "Proxy::default_dial_timeout", with = "duration")]
     pub dial_timeout: Duration,
     /// How long a shutdown waits for requests that clients have sent and brokers have not answered.
     #[serde(default = "Proxy::default_drain_timeout", with = "duration")]
     pub drain_timeout: Duration,
+    /// `[proxy.tls]`: TLS between clients and this proxy. Without this table clients speak plaintext. The files are read again when they change, without a
+    /// restart; connections that are open go on with what they began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ProxyTls>,
 }
 
 impl Proxy {
     fn default_frame_limit() -> ByteSize {
         ByteSize::from_mib(101)
+    }
+
+    fn default_handshake_timeout() -> Duration {
+        Duration::from_secs(10)
     }
 
     fn default_first_byte_timeout() -> Duration {
@@ -99,12 +114,64 @@ impl Proxy {
     }
 }
 
+/// TLS between clients and this proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyTls {
+    /// A PEM file with the certificate that clients are shown, followed by those that lead to the authority that clients trust.
+    pub certificate: PathBuf,
+    /// A PEM file with the certificate's private key, not encrypted.
+    pub key: PathBuf,
+    /// Whether clients show a certificate: `"none"` (they are not asked), `"request"` (they may; one that they show must be good) or `"require"`. The
+    /// brokers don't see it: to them the client is this proxy's own certificate, or nobody.
+    #[serde(default)]
+    pub client_auth: ClientAuth,
+    /// A PEM file with the authorities that clients' certificates come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Whether clients show a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientAuth {
+    /// They are not asked for one.
+    #[default]
+    None,
+    /// They may show one, which must be good.
+    Request,
+    /// They must show one.
+    Require,
+}
+
+/// TLS to a cluster's brokers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterTls {
+    /// A PEM file with the authorities that the brokers' certificates come from. Left out, those that this machine trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// A PEM file with the certificate that brokers are shown, followed by those that lead to the authority that they trust. Left out, they are shown none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// A PEM file with the certificate's private key, not encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// The name that the certificate of every broker must be for, and that brokers are asked for. Left out, the host that is connected to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+}
+
 /// A Kafka cluster.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cluster {
     /// Some of the local cluster's brokers, to find the others by. Name at least two where there are two.
     pub bootstrap_servers: Vec<HostPort>,
+    /// `[local.tls]`: TLS to the local cluster's brokers, both for clients and for what diffluent itself does there. Without this table they are spoken to in
+    /// plaintext. The files are read again when they change, without a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClusterTls>,
 }
 
 /// A cluster that gets what is produced here.
@@ -147,6 +214,10 @@ pub struct Region {
     /// cluster's disks and the line to others. Left out, there is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catch_up_rate_limit: Option<ByteSize>,
+    /// `[region.tls]`: TLS to this region's brokers. Without this table they are spoken to in plaintext. The files are read again when they change, without a
+    /// restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClusterTls>,
 }
 
 impl Region {

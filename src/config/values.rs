@@ -270,6 +270,77 @@ impl FromStr for HostPort {
 
 text_value!(HostPort, "host:port, in quotes");
 
+/// How clients find the brokers of the local cluster: `"proxy.example.com"`, or with TLS `"broker-{id}.kafka.example.com:9092"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Advertise {
+    /// One host, with a port for each broker.
+    Host(String),
+    /// A name for each broker, with one port.
+    Names {
+        /// What stands before `{id}`.
+        before: String,
+        /// What stands behind it.
+        after: String,
+        /// The port.
+        port: u16,
+    },
+}
+
+impl fmt::Display for Advertise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Advertise::Host(host) => f.write_str(host),
+            Advertise::Names { before, after, port } => write!(f, "{before}{{id}}{after}:{port}"),
+        }
+    }
+}
+
+impl FromStr for Advertise {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains(['{', '}']) {
+            return names(text);
+        }
+        check_host(text)?;
+        if text.parse::<HostPort>().is_ok() {
+            return Err(format!("{text:?} has a port: each broker is advertised with its own out of broker_ports"));
+        }
+        if ["0.0.0.0", "::"].contains(&text) {
+            return Err(format!("clients can't connect to {text:?}: name the host that they reach this proxy by"));
+        }
+        Ok(Advertise::Host(text.to_owned()))
+    }
+}
+
+/// Reads a name for each broker.
+fn names(text: &str) -> Result<Advertise, String> {
+    let Some((before, after)) = text.split_once("{id}").filter(|(before, after)| {
+        // A second pair would leave open which of the two counts.
+        ![before, after].iter().any(|part| part.contains(['{', '}']))
+    }) else {
+        return Err(format!("{text:?}: only {{id}} can stand in braces, and once"));
+    };
+    let example = "as in \"broker-{id}.kafka.example.com:9092\"";
+    let Ok(address) = format!("{before}0{after}").parse::<HostPort>() else {
+        return Err(format!("{text:?} is not a name and a port, {example}"));
+    };
+    if address.port == 0 {
+        return Err(format!("{text:?}: clients can't connect to port 0"));
+    }
+    if before.ends_with(|c: char| c.is_ascii_digit()) || after.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(format!("{text:?}: a digit beside {{id}} would be taken for a part of the number"));
+    }
+    // What is behind the port's colon was read above.
+    let (after, _) = after.rsplit_once(':').unwrap_or((after, ""));
+    if address.host.parse::<std::net::IpAddr>().is_ok() {
+        return Err(format!("{text:?}: clients ask for names in TLS, not for addresses, {example}"));
+    }
+    Ok(Advertise::Names { before: before.to_owned(), after: after.to_owned(), port: address.port })
+}
+
+text_value!(Advertise, "a host, or a name with {id} and a port, in quotes");
+
 /// Whether `host` can be a host name or address at all; whether it resolves is for `diffluent check` to say.
 pub(super) fn check_host(host: &str) -> Result<(), String> {
     if host.is_empty() {

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::dial::{DialError, dial};
+use super::Stream;
+use super::dial::{DialError, Dialer};
 
-/// The two directions of a connection, each for a task of its own.
+/// The two directions of a connection, each for a task of its own. What is written has gone out once it is flushed.
 pub struct Halves {
     /// What the peer sends.
     pub reader: Box<dyn AsyncRead + Send + Unpin>,
@@ -21,7 +22,7 @@ pub struct Halves {
 /// A connection in the making.
 pub type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<Halves>> + Send + 'a>>;
 
-/// How a cluster's brokers are connected to: over TCP, or over what a simulation puts in its place.
+/// How a cluster's brokers are connected to: over TCP or TLS, or over what a simulation puts in its place.
 pub trait Connect: Debug + Send + Sync {
     /// Connects to `host`, within `timeout` in all.
     ///
@@ -30,19 +31,26 @@ pub trait Connect: Debug + Send + Sync {
     fn connect<'a>(&'a self, host: &'a str, port: u16, timeout: Duration) -> Connecting<'a>;
 }
 
-/// Plain TCP.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tcp;
-
-impl Connect for Tcp {
+impl Connect for Dialer {
     fn connect<'a>(&'a self, host: &'a str, port: u16, timeout: Duration) -> Connecting<'a> {
         Box::pin(async move {
-            let stream = dial(host, port, timeout).await.map_err(|error| match error {
-                DialError::Resolve { source, .. } | DialError::Connect { source, .. } => source,
+            let stream = self.dial(host, port, timeout).await.map_err(|error| match error {
+                DialError::Resolve { source, .. }
+                | DialError::Connect { source, .. }
+                | DialError::Tls { source, .. } => source,
                 DialError::Timeout { .. } => io::ErrorKind::TimedOut.into(),
             })?;
-            let (reader, writer) = stream.into_split();
-            Ok(Halves { reader: Box::new(reader), writer: Box::new(writer) })
+            Ok(match stream {
+                Stream::Plain(tcp) => {
+                    let (reader, writer) = tcp.into_split();
+                    Halves { reader: Box::new(reader), writer: Box::new(writer) }
+                }
+                // One state for both directions: they take turns under a lock.
+                tls @ Stream::Tls(_) => {
+                    let (reader, writer) = tokio::io::split(tls);
+                    Halves { reader: Box::new(reader), writer: Box::new(writer) }
+                }
+            })
         })
     }
 }

@@ -4,8 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-
-use super::Stream;
+use tokio::net::TcpStream;
 
 /// Connections that the system keeps waiting for us to accept: a whole fleet of clients may come back in one moment.
 const BACKLOG: i32 = 1024;
@@ -70,7 +69,7 @@ impl Listener {
     ///
     /// # Errors
     /// What the system says; none of them is the listener's end.
-    pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, peer) = self.listener.accept().await?;
         // Fails only where the client is gone already, which its session will see.
         let _ = super::dial::set_options(&stream);

@@ -1,7 +1,7 @@
 //! Which of our ports stands for which broker of the local cluster.
 //!
-//! Node ids stay what they are; each gets a port of ours, and clients are told that port wherever an answer names the broker. The port is the same
-//! after a restart: `first port + node id % number of ports`, or the next free one above, in ascending order of the ids that are known
+//! Node ids stay what they are; each gets a port of ours (or, with TLS, a name: [`ServerNames`]), and clients are told it wherever an answer names the broker.
+//! The port is the same after a restart: `first port + node id % number of ports`, or the next free one above, in ascending order of the ids that are known
 //! at the start. A broker that shows up later gets its port bound before the answer that names it goes on to the client.
 
 use std::collections::BTreeMap;
@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use tokio::sync::Notify;
 use tracing::{error, info};
 
+use super::names::ServerNames;
 use crate::net::Bound;
 use crate::wire::splice::Addresses;
 
@@ -24,16 +25,29 @@ pub struct Route {
     pub host: Arc<str>,
     /// Its own port.
     pub port: u16,
-    /// Our port for it; `None` when there was none left, then it is reached through the bootstrap port.
+    /// Our port for it; `None` when there was none left, then it is reached through the bootstrap port, and where each broker has a name.
     pub advertised_port: Option<u16>,
+}
+
+/// How clients find a broker.
+#[derive(Clone, Debug)]
+pub enum Advertise {
+    /// At a port of its own.
+    Ports {
+        /// The host that clients are told for every broker.
+        host: Arc<str>,
+        /// Where the ports come from. `0..=0`: the system chooses each one (for tests; such ports don't survive a restart).
+        ports: RangeInclusive<u16>,
+    },
+    /// By a name of its own, on the bootstrap port.
+    Names(ServerNames),
 }
 
 /// The routing table. Shared by all sessions, and added to by them as they see brokers in answers.
 #[derive(Debug)]
 pub struct Brokers {
-    advertise: Arc<str>,
+    advertise: Advertise,
     listen: IpAddr,
-    ports: RangeInclusive<u16>,
     bootstrap_port: OnceLock<u16>,
     routes: RwLock<BTreeMap<i32, Route>>,
     /// Bound ports that nobody accepts from yet. At most one per port of the range.
@@ -42,13 +56,11 @@ pub struct Brokers {
 }
 
 impl Brokers {
-    /// An empty table: brokers are advertised at `advertise`, their ports bound at `listen`, out of `ports`. The range `0..=0` lets the
-    /// system choose each port (for tests; such ports don't survive a restart).
-    pub fn new(advertise: &str, listen: IpAddr, ports: RangeInclusive<u16>) -> Self {
+    /// An empty table: brokers are advertised as `advertise` says, their ports bound at `listen`.
+    pub fn new(advertise: Advertise, listen: IpAddr) -> Self {
         Self {
-            advertise: Arc::from(advertise),
+            advertise,
             listen,
-            ports,
             bootstrap_port: OnceLock::new(),
             routes: RwLock::default(),
             bound: Mutex::default(),
@@ -72,14 +84,17 @@ impl Brokers {
             }
             return;
         }
-        let advertised_port = self.bind(node_id, &routes);
+        let advertised_port = match &self.advertise {
+            Advertise::Ports { ports, .. } => self.bind(node_id, ports, &routes),
+            Advertise::Names(_) => None,
+        };
         info!(node_id, host, port, advertised_port, "a broker of the local cluster is known");
         routes.insert(node_id, Route { node_id, host: Arc::from(host), port, advertised_port });
     }
 
-    fn bind(&self, node_id: i32, routes: &BTreeMap<i32, Route>) -> Option<u16> {
-        let (first, last) = (*self.ports.start(), *self.ports.end());
-        let Some(port) = self.free_port(node_id, routes) else {
+    fn bind(&self, node_id: i32, ports: &RangeInclusive<u16>, routes: &BTreeMap<i32, Route>) -> Option<u16> {
+        let (first, last) = (*ports.start(), *ports.end());
+        let Some(port) = self.free_port(node_id, ports, routes) else {
             error!(
                 node_id,
                 broker_ports = %format_args!("{first}-{last}"),
@@ -108,8 +123,8 @@ impl Brokers {
         }
     }
 
-    fn free_port(&self, node_id: i32, routes: &BTreeMap<i32, Route>) -> Option<u16> {
-        let (first, last) = (*self.ports.start(), *self.ports.end());
+    fn free_port(&self, node_id: i32, ports: &RangeInclusive<u16>, routes: &BTreeMap<i32, Route>) -> Option<u16> {
+        let (first, last) = (*ports.start(), *ports.end());
         if first == 0 {
             return Some(0);
         }
@@ -151,9 +166,22 @@ impl Brokers {
         routes.values().find(|route| route.port == port && *route.host == *host).map(|route| route.node_id)
     }
 
+    /// The broker that a name stands for which a client has asked for in TLS; `None`: it is no broker's name.
+    pub(super) fn named(&self, name: &str) -> Option<i32> {
+        match &self.advertise {
+            Advertise::Ports { .. } => None,
+            Advertise::Names(names) => names.node_id(name),
+        }
+    }
+
     fn told(&self, route: &Route) -> (Arc<str>, u16) {
-        let port = route.advertised_port.or_else(|| self.bootstrap_port.get().copied()).unwrap_or_default();
-        (Arc::clone(&self.advertise), port)
+        match &self.advertise {
+            Advertise::Ports { host, .. } => {
+                let port = route.advertised_port.or_else(|| self.bootstrap_port.get().copied()).unwrap_or_default();
+                (Arc::clone(host), port)
+            }
+            Advertise::Names(names) => names.of(route.node_id),
+        }
     }
 }
 
@@ -192,7 +220,7 @@ mod tests {
     }
 
     fn brokers(ports: RangeInclusive<u16>) -> Brokers {
-        let brokers = Brokers::new("proxy", [127, 0, 0, 1].into(), ports);
+        let brokers = Brokers::new(Advertise::Ports { host: "proxy".into(), ports }, [127, 0, 0, 1].into());
         brokers.set_bootstrap_port(9092);
         brokers
     }
@@ -220,6 +248,15 @@ mod tests {
         assert_eq!(brokers.advertise(8, "c", 1).1, first + 1);
         assert_eq!(brokers.advertise(11, "d", 1).1, 9092);
         assert_eq!(brokers.take_bound().len(), 3);
+    }
+
+    #[test]
+    fn with_a_name_for_each_broker_nothing_is_bound() {
+        let names = ServerNames::new("b", ".example", 9093);
+        let brokers = Brokers::new(Advertise::Names(names), [127, 0, 0, 1].into());
+        assert_eq!(brokers.advertise(7, "a", 9092), (Arc::from("b7.example"), 9093));
+        assert_eq!((brokers.named("B7.example"), brokers.named("kafka.example")), (Some(7), None));
+        assert!(brokers.take_bound().is_empty());
     }
 
     #[test]

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::buffers::Chunk;
 use super::in_flight::{InFlight, PendingBatch};
 use crate::capture::{Capture, Charge, Segments, TopicRef};
+use crate::net::buffers::Chunk;
 use crate::wire::produce::{Topic, Visitor};
 
 /// Acks of all in-sync replicas: the only ones that are captured.

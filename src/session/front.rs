@@ -2,26 +2,31 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, error, info, warn};
 
-use super::brokers::Brokers;
+use super::brokers::{Advertise, Brokers};
+use super::complaints::Complaints;
+use super::error::SessionError;
+use super::handshake::Handshakes;
 use super::in_flight::InFlight;
 use super::limits::{Admission, Admitted, Limit, Limits};
 use super::metrics::SessionMetrics;
 use super::relay::{Shared, relay, stopped};
 use super::watch::Watch;
 use crate::capture::Capture;
-use crate::net::{Bound, DialError, Listener, Stream, dial, listen};
+use crate::net::tls::ServerTls;
+use crate::net::{Bound, DialError, Dialer, Listener, Stream, listen};
+use crate::wire::frame::BadInput;
 
 /// On shutdown, sessions have this long to get the answers that are under way, unless [`Front::drain_within`] says otherwise.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
@@ -29,19 +34,24 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 /// When the system has no room for another connection (file descriptors, memory), accepting pauses for this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What is wrong with many clients is told this often, for each kind of trouble.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
 /// How the front is set up.
 #[derive(Clone, Debug)]
 pub struct FrontConfig {
     /// `host:port` of the bootstrap port. The ports of brokers are bound at the same host.
     pub listen: String,
-    /// The host that clients are told for every broker.
-    pub advertise: String,
-    /// Where the ports of brokers are taken from. `0..=0`: the system chooses (for tests).
-    pub broker_ports: RangeInclusive<u16>,
+    /// How clients find each broker.
+    pub advertise: Advertise,
+    /// What clients speak; `None`: plaintext.
+    pub tls: Option<Arc<ServerTls>>,
     /// The longest request frame taken, in bytes.
     pub frame_bytes_max: usize,
     /// `host:port` of brokers of the local cluster to begin with.
     pub bootstrap_servers: Vec<String>,
+    /// How the local cluster's brokers are dialed.
+    pub dialer: Dialer,
     /// How long a connection to a local broker may take to come about, all of its addresses together.
     pub dial_timeout: Duration,
     /// What clients may take.
@@ -86,8 +96,11 @@ pub struct Front {
 #[derive(Debug)]
 struct Context {
     shared: Shared,
+    handshakes: Option<Handshakes>,
     bootstrap_servers: Vec<(String, u16)>,
+    dialer: Dialer,
     dial_timeout: Duration,
+    complaints: Complaints,
     rotation: AtomicUsize,
     in_flight_max: usize,
     admission: Arc<Admission>,
@@ -119,7 +132,7 @@ impl Front {
         for server in &config.bootstrap_servers {
             bootstrap_servers.push(host_and_port(server).ok_or_else(|| FrontError::BootstrapServer(server.clone()))?);
         }
-        let brokers = Arc::new(Brokers::new(&config.advertise, listen.ip(), config.broker_ports));
+        let brokers = Arc::new(Brokers::new(config.advertise, listen.ip()));
         known.sort();
         for (node_id, host, port) in known {
             brokers.learn(node_id, &host, port);
@@ -128,11 +141,20 @@ impl Front {
         brokers.set_bootstrap_port(bootstrap.address().port());
         metrics.set_connections_limit(config.limits.connections);
         let admission = Admission::new(&config.limits, Arc::clone(&metrics));
+        let handshakes = config.tls.map(|tls| Handshakes {
+            tls,
+            within: config.limits.handshake_within,
+            brokers: Arc::clone(&brokers),
+            metrics: Arc::clone(&metrics),
+        });
         let shared = Shared::new(brokers, capture, metrics, config.frame_bytes_max);
         let context = Context {
             shared,
+            handshakes,
             bootstrap_servers,
+            dialer: config.dialer,
             dial_timeout: config.dial_timeout,
+            complaints: Complaints::new(TOLD_EVERY),
             rotation: AtomicUsize::new(0),
             in_flight_max: config.limits.in_flight,
             admission,
@@ -290,16 +312,32 @@ impl Drop for Counted {
 /// One client connection from accept to end. The one place where its failure is logged.
 async fn serve(
     mut counted: Counted,
-    client: Stream,
+    client: TcpStream,
     peer: SocketAddr,
-    target: Target,
+    mut target: Target,
     shutdown: watch::Receiver<bool>,
 ) {
     let (context, in_flight) = (Arc::clone(&counted.context), Arc::clone(&counted.in_flight));
+    let client = match &context.handshakes {
+        None => Stream::Plain(client),
+        Some(handshakes) => match handshakes.shake(client, peer, &context.complaints).await {
+            Ok((stream, asked_for)) => {
+                target = asked_for.map_or(target, Target::Node);
+                stream
+            }
+            Err(reason) => {
+                counted.reason = reason;
+                return;
+            }
+        },
+    };
     let (broker, node_id) = match context.dial(target).await {
         Ok(dialed) => dialed,
         Err(error) => {
             counted.reason = "dial_failed";
+            if let (DialError::Tls { .. }, Some(others)) = (&error, context.complaints.note("dial_failed")) {
+                warn!(%error, others, "clients are turned away: there is no TLS connection to the local broker");
+            }
             debug!(%peer, %error, "client connection closed: the local broker can't be reached");
             return;
         }
@@ -311,6 +349,15 @@ async fn serve(
         }
         Err(error) => {
             counted.reason = error.reason();
+            if matches!(error, SessionError::BadInput(BadInput::TlsClientHello))
+                && let Some(others) = context.complaints.note(counted.reason)
+            {
+                warn!(
+                    address = %peer.ip(),
+                    others,
+                    "a client speaks TLS, and this port does not: set [proxy.tls], or security.protocol=PLAINTEXT (or SASL_PLAINTEXT) in the client"
+                );
+            }
             if error.is_expected() {
                 debug!(%peer, node_id, reason = counted.reason, %error, "client connection closed");
             } else {
@@ -327,7 +374,7 @@ impl Context {
         if let Target::Node(node_id) = target
             && let Some(route) = brokers.route(node_id)
         {
-            let stream = dial(&route.host, route.port, self.dial_timeout).await?;
+            let stream = self.dialer.dial(&route.host, route.port, self.dial_timeout).await?;
             return Ok((stream, node_id));
         }
         let mut candidates = self.bootstrap_servers.clone();
@@ -341,7 +388,7 @@ impl Context {
         }
         let mut last = None;
         for (host, port) in candidates {
-            match dial(&host, port, self.dial_timeout).await {
+            match self.dialer.dial(&host, port, self.dial_timeout).await {
                 Ok(stream) => return Ok((stream, brokers.node_at(&host, port).unwrap_or(-1))),
                 Err(error) => last = Some(error),
             }

@@ -7,8 +7,7 @@ use bytes::Buf;
 use uuid::Uuid;
 
 use super::answers::{Answers, Out, Piece};
-use super::brokers::Brokers;
-use super::buffers::{BufferPool, CHUNK_BYTES};
+use super::brokers::{Advertise, Brokers};
 use super::capturing::Capturing;
 use super::in_flight::{Expected, InFlight, PendingBatch};
 use super::metrics::SessionMetrics;
@@ -17,6 +16,7 @@ use super::watch::Activity;
 use crate::capture::{Capture, Route, Routes};
 use crate::fuzzing::messages::{self, Batch, CORRELATION_ID, blob, split};
 use crate::mirror::inbox::Inbox;
+use crate::net::buffers::{BufferPool, CHUNK_BYTES};
 use crate::wire::frame::BadInput;
 use crate::wire::header::RequestHeader;
 use crate::wire::versions::{API_VERSIONS, FETCH, METADATA, PRODUCE, SASL_HANDSHAKE, inspected};
@@ -169,7 +169,8 @@ pub(crate) fn client_frames(u: &mut Unstructured<'_>) -> Result<()> {
 
 /// What the client gets, and why the session ends, if it does.
 fn answered(expected: &[RequestHeader], parts: &[Vec<u8>]) -> (Vec<u8>, Option<&'static str>) {
-    let brokers = Brokers::new("proxy.example", [127, 0, 0, 1].into(), 9..=9);
+    let advertise = Advertise::Ports { host: "proxy.example".into(), ports: 9..=9 };
+    let brokers = Brokers::new(advertise, [127, 0, 0, 1].into());
     // The one port of the range is taken by it, so no broker's port is bound, and each is told this one.
     brokers.set_bootstrap_port(9);
     let in_flight = InFlight::new(1024, Activity::default());

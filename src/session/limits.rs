@@ -8,10 +8,11 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::warn;
 
+use super::complaints::Complaints;
 use super::metrics::SessionMetrics;
 
 /// A limit that holds on is told of this often.
@@ -24,6 +25,8 @@ pub struct Limits {
     pub connections: usize,
     /// Of these, from one address; `None` without a limit.
     pub connections_per_address: Option<usize>,
+    /// From a connection's start to the end of its TLS handshake.
+    pub handshake_within: Duration,
     /// From a connection's start to its first byte.
     pub first_byte_within: Duration,
     /// How long a connection may be silent in both directions, with no request that waits for its answer.
@@ -37,6 +40,7 @@ impl Default for Limits {
         Self {
             connections: 20_000,
             connections_per_address: None,
+            handshake_within: Duration::from_secs(10),
             first_byte_within: Duration::from_secs(60),
             idle: Duration::from_secs(11 * 60),
             in_flight: 1024,
@@ -49,19 +53,27 @@ impl Default for Limits {
 pub(super) enum Limit {
     Connections,
     ConnectionsPerAddress,
+    Handshake,
     FirstByte,
     Idle,
     InFlight,
 }
 
 impl Limit {
-    pub const ALL: [Limit; 5] =
-        [Limit::Connections, Limit::ConnectionsPerAddress, Limit::FirstByte, Limit::Idle, Limit::InFlight];
+    pub const ALL: [Limit; 6] = [
+        Limit::Connections,
+        Limit::ConnectionsPerAddress,
+        Limit::Handshake,
+        Limit::FirstByte,
+        Limit::Idle,
+        Limit::InFlight,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Limit::Connections => "connection_limit",
             Limit::ConnectionsPerAddress => "connection_limit_per_address",
+            Limit::Handshake => "handshake_timeout",
             Limit::FirstByte => "first_byte_timeout",
             Limit::Idle => "idle_timeout",
             Limit::InFlight => "in_flight_limit",
@@ -78,7 +90,7 @@ pub(super) struct Admission {
     open: AtomicUsize,
     /// Kept only where there is a limit for addresses.
     by_address: Mutex<HashMap<IpAddr, usize>>,
-    told: Mutex<Option<Instant>>,
+    complaints: Complaints,
 }
 
 /// A place among the open connections, until it is dropped.
@@ -96,7 +108,7 @@ impl Admission {
             metrics,
             open: AtomicUsize::new(0),
             by_address: Mutex::default(),
-            told: Mutex::default(),
+            complaints: Complaints::new(TOLD_EVERY),
         })
     }
 
@@ -130,11 +142,7 @@ impl Admission {
     }
 
     fn tell(&self, refused: Limit, address: IpAddr) {
-        let now = Instant::now();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|told| now.duration_since(told) >= TOLD_EVERY) {
-            *told = Some(now);
-            drop(told);
+        if self.complaints.note("refused").is_some() {
             warn!(
                 limit = refused.as_str(),
                 %address,

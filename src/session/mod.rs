@@ -9,16 +9,18 @@
 
 mod answers;
 mod brokers;
-mod buffers;
 mod capturing;
+mod complaints;
 pub mod descriptors;
 mod error;
 mod front;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod handshake;
 mod in_flight;
 mod limits;
 mod metrics;
+mod names;
 mod relay;
 mod requests;
 mod watch;
@@ -26,9 +28,10 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-pub use brokers::{Brokers, Route};
+pub use brokers::{Advertise, Brokers, Route};
 pub use error::{SessionError, is_expected_io_error};
 pub use front::{Front, FrontConfig, FrontError};
 pub use limits::Limits;
 pub use metrics::SessionMetrics;
+pub use names::ServerNames;
 pub use relay::{Ending, Shared, serve_pair};

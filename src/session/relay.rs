@@ -16,7 +16,6 @@ use tokio::sync::watch;
 
 use super::answers::{Answers, Out, Piece};
 use super::brokers::Brokers;
-use super::buffers::{BufferPool, CHUNK_BYTES, Chunk};
 use super::capturing::Capturing;
 use super::error::SessionError;
 use super::in_flight::InFlight;
@@ -26,6 +25,7 @@ use super::requests::{Requests, Stop};
 use super::watch::Activity;
 use crate::capture::Capture;
 use crate::net::Link;
+use crate::net::buffers::{BufferPool, CHUNK_BYTES, Chunk};
 
 /// After the broker has ended the connection, the client has this long to end it too.
 const CLIENT_ENDS_WITHIN: Duration = Duration::from_secs(5);
@@ -118,9 +118,17 @@ pub(super) async fn relay<C: Link, B: Link>(
         both(forward, answer).await
     };
 
-    let client = client_reader.unsplit(client_writer);
+    let mut client = client_reader.unsplit(client_writer);
     let broker = broker_reader.unsplit(broker_writer);
     match &result {
+        // Over TLS an end is announced. As far as that goes at once: nobody waits for a client here.
+        Ok(_) => {
+            poll_fn(|context| {
+                let _ = Pin::new(&mut client).poll_shutdown(context);
+                Poll::Ready(())
+            })
+            .await;
+        }
         Err(SessionError::Client(error)) if error.kind() == io::ErrorKind::ConnectionReset => broker.reset_on_drop(),
         Err(SessionError::Broker(error)) if error.kind() == io::ErrorKind::ConnectionReset => client.reset_on_drop(),
         _ => {}

@@ -296,8 +296,13 @@ mod tests {
     const OURS: i64 = 1 << 62 | 9;
 
     fn target(keep: Keep, to: i64) -> Target {
-        let cluster =
-            Cluster::new("us", Vec::new(), Arc::new(crate::net::Tcp), Duration::ZERO, Arc::<Traffic>::default());
+        let cluster = Cluster::new(
+            "us",
+            Vec::new(),
+            Arc::new(crate::net::Dialer::plain()),
+            Duration::ZERO,
+            Arc::<Traffic>::default(),
+        );
         Target { cluster, topic: Arc::from("orders"), partition: 0, from: 0, to, keep }
     }
 

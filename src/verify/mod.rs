@@ -35,9 +35,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::access::Access;
 use crate::client::cluster::Cluster;
 use crate::client::connection::Traffic;
 use crate::config::{Config, HostPort, Region, TopicPattern};
+use crate::net::Dialer;
 use compare::Context;
 use plan::Planned;
 pub use report::VerifyReport;
@@ -82,7 +84,7 @@ pub enum UsageError {
 ///
 /// # Errors
 /// [`UsageError`]. What goes wrong with a cluster is in the report.
-pub async fn run(config: &Config, options: &Options) -> Result<VerifyReport, UsageError> {
+pub async fn run(config: &Config, access: &Access, options: &Options) -> Result<VerifyReport, UsageError> {
     let regions: Vec<&Region> = (config.region.iter())
         .filter(|region| options.region.as_deref().is_none_or(|wanted| wanted == region.name.as_str()))
         .collect();
@@ -102,14 +104,14 @@ pub async fn run(config: &Config, options: &Options) -> Result<VerifyReport, Usa
         // A hasher's keys are random; JSON numbers are exact up to 53 bits.
         seed: options.seed.unwrap_or_else(|| hashes.hash_one(0) >> 11),
     });
-    let local = cluster(config, "local", &config.local.bootstrap_servers);
+    let local = cluster(config, "local", &config.local.bootstrap_servers, access.local());
     let bar = progress_bar();
     let room = Arc::new(Semaphore::new(PARTITIONS_AT_ONCE));
     let mut reports = Vec::with_capacity(regions.len());
     for region in regions {
         let context = Context {
             local: local.clone(),
-            region: cluster(config, &region.name, &region.bootstrap_servers),
+            region: cluster(config, &region.name, &region.bootstrap_servers, access.region(&region.name)),
             since_ms: options.since.map(since_ms),
             sample,
             bar: bar.clone(),
@@ -124,9 +126,9 @@ pub async fn run(config: &Config, options: &Options) -> Result<VerifyReport, Usa
     Ok(VerifyReport::new(reports, sample, begun.elapsed().as_secs_f64()))
 }
 
-fn cluster(config: &Config, name: &str, servers: &[HostPort]) -> Arc<Cluster> {
+fn cluster(config: &Config, name: &str, servers: &[HostPort], dialer: Dialer) -> Arc<Cluster> {
     let servers = servers.iter().map(ToString::to_string).collect();
-    Cluster::new(name, servers, Arc::new(crate::net::Tcp), config.proxy.dial_timeout, Arc::<Traffic>::default())
+    Cluster::new(name, servers, Arc::new(dialer), config.proxy.dial_timeout, Arc::<Traffic>::default())
 }
 
 /// The time so long ago, milliseconds since 1970.
@@ -220,18 +222,22 @@ mod tests {
         Config::parse("proxy.toml", &text).expect("a configuration")
     }
 
+    async fn run_plain(config: &Config, options: &Options) -> Result<VerifyReport, UsageError> {
+        run(config, &Access::load(config).expect("no files"), options).await
+    }
+
     const US: &str = "[[region]]\nname = \"us\"\nbootstrap_servers = [\"no-such-host.invalid:9092\"]\n";
 
     #[tokio::test]
     async fn a_region_that_is_not_configured_is_a_mistake_in_the_command() {
         let wanted = Options { region: Some("ap".into()), ..Options::default() };
-        let error = run(&config(US), &wanted).await.expect_err("no such region");
+        let error = run_plain(&config(US), &wanted).await.expect_err("no such region");
         assert!(error.to_string().contains("it has: us"), "{error}");
     }
 
     #[tokio::test]
     async fn clusters_that_are_not_there_leave_it_unknown_with_advice() {
-        let report = run(&config(US), &Options::default()).await.expect("a report");
+        let report = run_plain(&config(US), &Options::default()).await.expect("a report");
         assert_eq!(report.exit_code(), 2);
         let text = report.to_string();
         assert!(text.contains("region \"us\": unknown") && text.contains("-> start the cluster"), "{text}");

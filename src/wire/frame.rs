@@ -94,6 +94,11 @@ pub fn request_length(
     Ok(length)
 }
 
+/// Whether bytes in the place of an answer's length are the start of a TLS record: an alert or a handshake. As a length they would be impossible.
+pub fn is_tls_record(prefix: [u8; LENGTH_BYTES]) -> bool {
+    matches!(prefix, [0x15 | 0x16, 3, 0..=4, _])
+}
+
 /// Recognizes the protocols that end up on a Kafka port by mistake. Their first bytes would be frames of hundreds of
 /// megabytes, so no client that means Kafka is hurt.
 fn other_protocol(prefix: [u8; LENGTH_BYTES]) -> Option<BadInput> {

@@ -10,19 +10,26 @@ use anyhow::{Context, Result, anyhow, bail};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::{Decodable, HeaderVersion, Request};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use crate::certificates::TlsClient;
 
 /// A frame larger than this is taken for a broken length. Brokers answer at most about 50 MiB unless told otherwise.
 pub const FRAME_BYTES_MAX: usize = 256 << 20;
 /// How long a call waits for its answer unless [`Call::deadline`] says otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
+/// What a call goes over.
+pub trait Socket: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin> Socket for T {}
+
 /// A connection to a broker (or a proxy).
 #[derive(Debug)]
 pub struct Call {
     addr: String,
-    stream: TcpStream,
+    stream: Box<dyn Socket>,
     correlation_id: i32,
     client_id: String,
     deadline: Duration,
@@ -34,13 +41,23 @@ impl Call {
     /// # Errors
     /// When the connection is refused or takes longer than [`DEADLINE`].
     pub async fn connect(addr: &str) -> Result<Self> {
-        let stream = tokio::time::timeout(DEADLINE, TcpStream::connect(addr))
-            .await
-            .with_context(|| format!("no connection to {addr} within {DEADLINE:?}"))?
-            .with_context(|| format!("cannot connect to {addr}"))?;
-        stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
+        Ok(Self::over(addr, tcp(addr).await?))
+    }
+
+    /// Connects to `addr` (`host:port`) and speaks TLS, asking for the server `name`.
+    ///
+    /// # Errors
+    /// As [`Call::connect`], and when there is no TLS.
+    pub async fn connect_tls(addr: &str, name: &str, tls: &TlsClient) -> Result<Self> {
+        let tcp = tcp(addr).await?;
+        let shaken = tokio::time::timeout(DEADLINE, tls.connect(name, tcp));
+        let stream = shaken.await.with_context(|| format!("no TLS with {addr} within {DEADLINE:?}"))?;
+        Ok(Self::over(addr, stream.with_context(|| format!("no TLS with {addr}"))?))
+    }
+
+    fn over(addr: &str, stream: impl Socket + 'static) -> Self {
         let client_id = "diffluent-testbed".to_owned();
-        Ok(Self { addr: addr.to_owned(), stream, correlation_id: 0, client_id, deadline: DEADLINE })
+        Self { addr: addr.to_owned(), stream: Box::new(stream), correlation_id: 0, client_id, deadline: DEADLINE }
     }
 
     /// Sets how long a call waits for its answer.
@@ -133,7 +150,8 @@ impl Call {
     /// # Errors
     /// When the connection is broken.
     pub async fn send_bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        self.stream.write_all(bytes).await.with_context(|| format!("cannot send to {}", self.addr))
+        self.stream.write_all(bytes).await.with_context(|| format!("cannot send to {}", self.addr))?;
+        self.stream.flush().await.with_context(|| format!("cannot send to {}", self.addr))
     }
 
     /// Reads one frame, without its length.
@@ -166,7 +184,16 @@ impl Call {
     }
 
     /// The connection itself.
-    pub fn into_stream(self) -> TcpStream {
+    pub fn into_stream(self) -> Box<dyn Socket> {
         self.stream
     }
+}
+
+async fn tcp(addr: &str) -> Result<TcpStream> {
+    let stream = tokio::time::timeout(DEADLINE, TcpStream::connect(addr))
+        .await
+        .with_context(|| format!("no connection to {addr} within {DEADLINE:?}"))?
+        .with_context(|| format!("cannot connect to {addr}"))?;
+    stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
+    Ok(stream)
 }

@@ -1,7 +1,7 @@
 //! Real Kafka clusters for tests, benches and the demo.
 //!
 //! Owns: fetching Apache Kafka, starting and stopping clusters ([`kafka`]), delay lines and network faults ([`delay`]),
-//! raw calls to a broker ([`call`]), workloads ([`workload`]), the record by record comparison of two clusters
+//! raw calls to a broker ([`call`]), certificates ([`certificates`]), workloads ([`workload`]), the record by record comparison of two clusters
 //! ([`verify`]), a real browser ([`browser`]) and the diffluent binary as a child process ([`proxy`]). The demo's story is in [`demo`],
 //! faults drawn by a seed in [`chaos`], a cluster without Java in [`model`], bugs that the simulation must catch in [`planted`].
 //!
@@ -13,12 +13,14 @@ pub mod bench;
 pub mod browser;
 mod build;
 pub mod call;
+pub mod certificates;
 pub mod chaos;
 pub mod delay;
 pub mod demo;
 pub mod guard;
 pub mod http;
 pub mod kafka;
+pub mod kcat;
 pub mod model;
 pub mod packages;
 pub mod planted;
@@ -28,8 +30,10 @@ pub mod verify;
 pub mod workload;
 
 pub use call::Call;
+pub use certificates::{Authority, Identity, TlsClient};
 pub use delay::{DelayLine, DelaySpec};
-pub use kafka::{Cluster, KAFKA, KAFKA_OLD};
+pub use kafka::{Cluster, KAFKA, KAFKA_OLD, Listener};
+pub use kcat::Kcat;
 pub use proxy::{Proxy, ProxyConfig, RegionConfig};
 pub use verify::{Report, Side};
 pub use workload::{Acks, Codec, Outcome, Workload};

@@ -60,6 +60,8 @@ pub struct ProxyConfig {
     pub regions: Vec<RegionConfig>,
     /// `mirror.buffer`, such as `64 MiB`; `None`: the default.
     pub buffer: Option<String>,
+    /// `proxy.advertise` with `{id}` in it, and `{port}` for the port of `proxy.listen`; `None`: 127.0.0.1 and a port for each broker.
+    pub advertise: Option<String>,
     /// More lines of `[proxy]`.
     pub extra_proxy: String,
     /// More lines of `[local]`.
@@ -84,6 +86,7 @@ impl ProxyConfig {
             local_bootstrap: local_bootstrap.to_owned(),
             regions: Vec::new(),
             buffer: None,
+            advertise: None,
             extra_proxy: String::new(),
             extra_local: String::new(),
             extra_mirror: String::new(),
@@ -114,11 +117,14 @@ impl ProxyConfig {
     /// The file's text, for these ports.
     pub fn toml(&self, listen: u16, first_broker_port: u16, last_broker_port: u16, admin: u16) -> String {
         let mut text = String::new();
+        let advertised = match &self.advertise {
+            Some(names) => format!("advertise = {}", quoted(&names.replace("{port}", &listen.to_string()))),
+            None => format!("advertise = \"127.0.0.1\"\nbroker_ports = \"{first_broker_port}-{last_broker_port}\""),
+        };
         // Writing to a string does not fail.
         let _ = write!(
             text,
-            "[proxy]\nname = {}\nlisten = \"127.0.0.1:{listen}\"\nadvertise = \"127.0.0.1\"\n\
-             broker_ports = \"{first_broker_port}-{last_broker_port}\"\n{}\n\
+            "[proxy]\nname = {}\nlisten = \"127.0.0.1:{listen}\"\n{advertised}\n{}\n\
              [local]\nbootstrap_servers = {}\n{}\n",
             quoted(&self.name),
             self.extra_proxy,

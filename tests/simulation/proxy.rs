@@ -9,7 +9,7 @@ use diffluent::config::Config;
 use diffluent::lag::RegionLag;
 use diffluent::mirror::Mirror;
 use diffluent::mirror::metrics::MirrorMetrics;
-use diffluent::session::{Brokers, Shared, serve_pair};
+use diffluent::session::{Advertise, Brokers, Shared, serve_pair};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -73,7 +73,8 @@ pub async fn run(plan: Arc<Plan>, cluster: usize, seen: Seen) -> turmoil::Result
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let mirror = Mirror::start(&config, &|_| Arc::new(Simulated), local, capture.clone(), &metrics, &Arc::default());
-    let brokers = Arc::new(Brokers::new("proxy", [127, 0, 0, 1].into(), 0..=0));
+    let advertise = Advertise::Ports { host: "proxy".into(), ports: 0..=0 };
+    let brokers = Arc::new(Brokers::new(advertise, [127, 0, 0, 1].into()));
     let shared = Arc::new(Shared::new(brokers, capture, Arc::default(), 1 << 20));
     let (_stop, shutdown) = watch::channel(false);
     let mut ports = JoinSet::new();

@@ -13,13 +13,13 @@ use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::super::buffers::CHUNK_BYTES;
 use super::super::in_flight::InFlight;
 use super::super::relay::{Shared, relay};
 use super::super::watch::Activity;
 use super::*;
 use crate::capture::{Route, Routes};
 use crate::mirror::inbox::Inbox;
+use crate::net::buffers::CHUNK_BYTES;
 
 const WANTED: &str = "orders";
 const WANTED_ID: Uuid = Uuid::from_u128(7);

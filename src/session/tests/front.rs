@@ -6,8 +6,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::super::{Front, FrontConfig, FrontError, Limits, SessionMetrics};
+use super::super::{Advertise, Front, FrontConfig, FrontError, Limits, SessionMetrics};
 use super::*;
+use crate::net::Dialer;
 
 /// A broker that answers every Metadata v0 request with a fixed list, and tells who it is at the end.
 async fn broker(brokers: Vec<(i32, &'static str, u16)>, listener: TcpListener, me: u8) {
@@ -35,10 +36,11 @@ struct Running {
 fn front(bootstrap: &[SocketAddr], known: Vec<(i32, String, u16)>) -> Running {
     let config = FrontConfig {
         listen: "127.0.0.1:0".to_owned(),
-        advertise: "127.0.0.1".to_owned(),
-        broker_ports: 0..=0,
+        advertise: Advertise::Ports { host: "127.0.0.1".into(), ports: 0..=0 },
+        tls: None,
         frame_bytes_max: 1 << 20,
         bootstrap_servers: bootstrap.iter().map(SocketAddr::to_string).collect(),
+        dialer: Dialer::plain(),
         dial_timeout: Duration::from_secs(5),
         limits: Limits::default(),
     };
@@ -135,10 +137,11 @@ async fn a_port_that_is_taken_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config = FrontConfig {
         listen: taken.local_addr().unwrap().to_string(),
-        advertise: "127.0.0.1".to_owned(),
-        broker_ports: 0..=0,
+        advertise: Advertise::Ports { host: "127.0.0.1".into(), ports: 0..=0 },
+        tls: None,
         frame_bytes_max: 1 << 20,
         bootstrap_servers: vec!["localhost:9092".to_owned()],
+        dialer: Dialer::plain(),
         dial_timeout: Duration::from_secs(1),
         limits: Limits::default(),
     };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::brokers::Brokers;
+use super::brokers::{Advertise, Brokers};
 use super::relay::Shared;
 use crate::capture::Capture;
 
@@ -21,7 +21,8 @@ fn shared() -> Arc<Shared> {
 }
 
 fn shared_with(capture: Capture) -> Arc<Shared> {
-    let brokers = Arc::new(Brokers::new("proxy.example", [127, 0, 0, 1].into(), 0..=0));
+    let advertise = Advertise::Ports { host: "proxy.example".into(), ports: 0..=0 };
+    let brokers = Arc::new(Brokers::new(advertise, [127, 0, 0, 1].into()));
     brokers.set_bootstrap_port(9092);
     Arc::new(Shared::new(brokers, Arc::new(capture), Arc::default(), 1 << 20))
 }

@@ -1,7 +1,7 @@
 //! A KRaft cluster of one to three brokers on loopback, as child processes.
 //!
-//! Every broker is also a controller, so that any one of three may be killed. Each has three listeners: `PLAINTEXT`,
-//! `CONTROLLER`, and, when asked for, `DELAYED`, which advertises a delay line's relay instead of itself: a client that
+//! Every broker is also a controller, so that any one of three may be killed. Each has the listeners `PLAINTEXT`,
+//! `CONTROLLER`, those that a test adds ([`Listener`]), and, when asked for, `DELAYED`, which advertises a delay line's relay instead of itself: a client that
 //! bootstraps there sees the round trip on every connection, while other clients of the same cluster don't.
 
 use std::collections::BTreeMap;
@@ -14,6 +14,7 @@ use kafka_protocol::messages::{ApiVersionsRequest, MetadataRequest};
 use rustix::process::Signal;
 
 use crate::call::Call;
+use crate::certificates::Identity;
 use crate::delay::{DelayLine, DelaySpec, Relay};
 use crate::guard::{Guarded, TempDir};
 use crate::kafka::admin::Admin;
@@ -36,6 +37,48 @@ pub struct ClusterBuilder {
     heap_mib: u32,
     config: BTreeMap<String, String>,
     delay: Option<DelaySpec>,
+    listeners: Vec<Listener>,
+}
+
+/// A listener beside the usual ones, on a port of its own at each broker.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    name: String,
+    protocol: String,
+    settings: BTreeMap<String, String>,
+}
+
+impl Listener {
+    /// A listener of this name (letters only) that speaks `protocol`: `SSL`, `SASL_PLAINTEXT`, `SASL_SSL`.
+    pub fn new(name: &str, protocol: &str) -> Self {
+        Self { name: name.to_owned(), protocol: protocol.to_owned(), settings: BTreeMap::new() }
+    }
+
+    /// A TLS listener that shows this certificate.
+    pub fn tls(name: &str, shows: &Identity) -> Self {
+        Self::new(name, "SSL").shows(shows)
+    }
+
+    /// Shows this certificate.
+    pub fn shows(self, identity: &Identity) -> Self {
+        self.set("ssl.keystore.type", "PEM")
+            .set("ssl.keystore.certificate.chain", &identity.certificate)
+            .set("ssl.keystore.key", &identity.key)
+    }
+
+    /// Wants certificates of clients, from this authority (PEM).
+    pub fn wants_certificates_of(self, authority: &str) -> Self {
+        self.set("ssl.client.auth", "required")
+            .set("ssl.truststore.type", "PEM")
+            .set("ssl.truststore.certificates", authority)
+    }
+
+    /// Sets a property of this listener.
+    pub fn set(mut self, key: &str, value: &str) -> Self {
+        // In a properties file a line is a value's end.
+        self.settings.insert(key.to_owned(), value.trim_end().replace('\n', "\\n"));
+        self
+    }
 }
 
 impl ClusterBuilder {
@@ -66,6 +109,12 @@ impl ClusterBuilder {
     /// Sets a broker property, over what the testbed sets itself.
     pub fn config(mut self, key: &str, value: &str) -> Self {
         self.config.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Adds a listener; see [`Cluster::bootstrap_of`].
+    pub fn listener(mut self, listener: Listener) -> Self {
+        self.listeners.push(listener);
         self
     }
 
@@ -101,6 +150,8 @@ impl ClusterBuilder {
 struct Broker {
     id: i32,
     plain: Ports,
+    /// Of the listeners that a test has added, by their names.
+    others: BTreeMap<String, Ports>,
     config: PathBuf,
     log: PathBuf,
     heap_mib: u32,
@@ -145,6 +196,7 @@ impl Cluster {
             heap_mib: 384,
             config: BTreeMap::new(),
             delay: None,
+            listeners: Vec::new(),
         }
     }
 
@@ -180,6 +232,13 @@ impl Cluster {
                 advertised.push_str(&format!(",DELAYED://127.0.0.1:{}", before.first()));
                 ports.extend([behind, before]);
             }
+            let mut others = BTreeMap::new();
+            for Listener { name, .. } in &builder.listeners {
+                let port = Ports::one()?;
+                listeners.push_str(&format!(",{name}://127.0.0.1:{}", port.first()));
+                advertised.push_str(&format!(",{name}://127.0.0.1:{}", port.first()));
+                others.insert(name.clone(), port);
+            }
             let data = dir.path().join(format!("data-{id}"));
             format_data(kafka, &data, &cluster_id, id)?;
             let mut properties = properties(builder);
@@ -193,7 +252,8 @@ impl Cluster {
             let text: String = properties.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
             std::fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
             let log = dir.path().join(format!("broker-{id}.log"));
-            brokers.push(Broker { id, plain, config, log, heap_mib: builder.heap_mib, process: Mutex::new(None) });
+            let (heap_mib, process) = (builder.heap_mib, Mutex::new(None));
+            brokers.push(Broker { id, plain, others, config, log, heap_mib, process });
         }
         let mut cluster = Self {
             name: builder.name.clone(),
@@ -269,6 +329,19 @@ impl Cluster {
     /// `bootstrap.servers`: all brokers, directly.
     pub fn bootstrap(&self) -> String {
         self.brokers.iter().map(Broker::addr).collect::<Vec<_>>().join(",")
+    }
+
+    /// `bootstrap.servers` of a listener that was added: all brokers.
+    ///
+    /// # Errors
+    /// When there is no such listener.
+    pub fn bootstrap_of(&self, listener: &str) -> Result<String> {
+        let of_broker = |broker: &Broker| {
+            let port = broker.others.get(listener).with_context(|| format!("there is no listener {listener}"))?;
+            Ok(format!("127.0.0.1:{}", port.first()))
+        };
+        let addrs: Result<Vec<String>> = self.brokers.iter().map(of_broker).collect();
+        Ok(addrs?.join(","))
     }
 
     /// `bootstrap.servers` behind the delay line. Without a delay line it is the same as [`Cluster::bootstrap`].
@@ -456,10 +529,13 @@ async fn answers(addr: &str) -> Result<Vec<i32>> {
 /// What all brokers of a small cluster have in common.
 fn properties(builder: &ClusterBuilder) -> BTreeMap<String, String> {
     let replicas = builder.brokers.to_string();
-    let security = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,DELAYED:PLAINTEXT";
+    let mut security = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,DELAYED:PLAINTEXT".to_owned();
+    for Listener { name, protocol, .. } in &builder.listeners {
+        security.push_str(&format!(",{name}:{protocol}"));
+    }
     let pairs = [
         ("process.roles", "broker,controller"),
-        ("listener.security.protocol.map", security),
+        ("listener.security.protocol.map", &security),
         ("controller.listener.names", "CONTROLLER"),
         ("inter.broker.listener.name", "PLAINTEXT"),
         // A test that means to create a topic creates it; a region where a topic appears by itself has the wrong settings.
@@ -483,7 +559,13 @@ fn properties(builder: &ClusterBuilder) -> BTreeMap<String, String> {
         ("num.io.threads", "4"),
         ("log.cleaner.dedupe.buffer.size", "4194304"),
     ];
-    pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    let mut all: BTreeMap<String, String> =
+        pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    for Listener { name, settings, .. } in &builder.listeners {
+        let name = name.to_lowercase();
+        all.extend(settings.iter().map(|(key, value)| (format!("listener.name.{name}.{key}"), value.clone())));
+    }
+    all
 }
 
 /// Writes what `StorageTool format` writes, from what it wrote once for this version.

@@ -35,11 +35,17 @@ pub fn optimise_fully() {
 impl Kafka {
     /// A command that runs `main_class` with Kafka's class path and a heap of at most `heap_mib` MiB.
     pub fn java(&self, main_class: &str, heap_mib: u32) -> Command {
+        self.java_told(main_class, heap_mib, &[])
+    }
+
+    /// As [`Kafka::java`], with `options` for the virtual machine.
+    fn java_told(&self, main_class: &str, heap_mib: u32, options: &[&str]) -> Command {
         match self.archive() {
             Some(archive) => {
-                self.java_with(main_class, heap_mib, &[&format!("-XX:SharedArchiveFile={}", archive.display())])
+                let archive = format!("-XX:SharedArchiveFile={}", archive.display());
+                self.java_with(main_class, heap_mib, &[options, &[&archive]].concat())
             }
-            None => self.java_with(main_class, heap_mib, &[]),
+            None => self.java_with(main_class, heap_mib, options),
         }
     }
 
@@ -72,7 +78,22 @@ impl Kafka {
     /// # Errors
     /// When Java can't be started or the deadline passes. An exit code other than 0 is not an error: see [`Output::success`].
     pub async fn tool(&self, main_class: &str, args: &[&str], stdin: &str, deadline: Duration) -> Result<Output> {
-        let mut command = AsyncCommand::from(self.java(main_class, 256));
+        self.tool_with(&[], main_class, args, stdin, deadline).await
+    }
+
+    /// As [`Kafka::tool`], with `options` for the virtual machine.
+    ///
+    /// # Errors
+    /// As [`Kafka::tool`].
+    pub async fn tool_with(
+        &self,
+        options: &[&str],
+        main_class: &str,
+        args: &[&str],
+        stdin: &str,
+        deadline: Duration,
+    ) -> Result<Output> {
+        let mut command = AsyncCommand::from(self.java_told(main_class, 256, options));
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("cannot start {main_class}"))?;
         let mut pipe = child.stdin.take().context("no pipe to the tool")?;

@@ -11,7 +11,7 @@ mod warm;
 
 pub use admin::Admin;
 pub use artifacts::Kafka;
-pub use cluster::{Cluster, ClusterBuilder};
+pub use cluster::{Cluster, ClusterBuilder, Listener};
 pub use java::Output;
 
 /// The release that everything is tested against.

@@ -1,6 +1,6 @@
-//! Read buffers, shared by all sessions.
+//! Read buffers, shared by many connections.
 //!
-//! A session holds a buffer only between a read and the write that follows, so idle connections hold none.
+//! A connection holds a buffer only between a read and the write that follows, so idle connections hold none.
 //!
 //! # When full
 //! Buffers that come back to a full pool are freed; a pool that is empty makes new ones. Their number is bounded by the reads under
@@ -10,14 +10,14 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// One read: large enough that a system call costs little per byte, small enough to stay in the processor's cache.
-pub(super) const CHUNK_BYTES: usize = 64 * 1024;
+pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Idle buffers kept: 8 MiB.
 const IDLE_MAX: usize = 128;
 
 /// Buffers of [`CHUNK_BYTES`] that nobody uses.
 #[derive(Debug, Default)]
-pub(super) struct BufferPool {
+pub(crate) struct BufferPool {
     idle: Mutex<Vec<Vec<u8>>>,
 }
 
@@ -31,7 +31,7 @@ impl BufferPool {
 
 /// A buffer, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Chunk {
+pub(crate) struct Chunk {
     bytes: Vec<u8>,
     pool: Arc<BufferPool>,
 }
