@@ -76,6 +76,8 @@ pub enum Retraced {
         region_leader_epoch: i32,
         /// Whether the place was proven by a batch that both logs hold.
         proven: bool,
+        /// Offsets before it that neither log holds: retention took them before the region got them.
+        lost_records: u64,
     },
     /// The region holds records that the source has lost: a new incarnation begins where the two part.
     Diverged {
@@ -153,12 +155,18 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, trace: &Trace) -> 
         return Ok(Retraced::Gone { region_offset: region_end, source_start });
     };
     let position = trace.position;
+    // Records that the region has beyond the position, as far as sequences tell; fewer than none if it lacks some before it.
+    let mut beyond = 0;
     if epoch == position.producer_epoch {
         // Sequences wrap: less than half of their space is the way back.
         let ahead = sequence_after(found.next_sequence, -i64::from(position.sequence));
         let records = i64::from(sequence_after(position.sequence, -i64::from(found.next_sequence)));
         let is_behind = ahead > i32::MAX / 2;
-        let stepped = if is_behind {
+        beyond = if is_behind { -records } else { i64::from(ahead) };
+        let stepped = if !is_behind && position.source_offset < source_start {
+            // Retention took what the steps would count from.
+            Stretch::Read(None)
+        } else if is_behind {
             let end = position.source_offset.min(source_end);
             step_back(&mut here, &found.fingerprint, records, source_start, end).await?
         } else {
@@ -188,6 +196,11 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, trace: &Trace) -> 
         region_offset,
         region_leader_epoch,
         proven,
+        lost_records: if proven {
+            0
+        } else {
+            u64::try_from(source_offset - position.source_offset - beyond).unwrap_or(0)
+        },
     };
     let since = found.fingerprint.base_timestamp();
     let Some(from) = offset_at(local, leader.node_id, &trace.source, since).await? else {

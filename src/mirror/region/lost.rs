@@ -19,23 +19,37 @@ impl Region {
                 }
                 slot.stream.resume_at(position);
             }
-            Retraced::Restart { source_offset, above_epoch, region_offset, region_leader_epoch, proven } => {
+            Retraced::Restart {
+                source_offset,
+                above_epoch,
+                region_offset,
+                region_leader_epoch,
+                proven,
+                lost_records,
+            } => {
                 incident = Some(if proven {
                     format!(
-                        "the committed progress was not the region's: the last batch that both logs hold was found, and a new incarnation of \
-                         the stream begins behind it, at source offset {source_offset}"
+                        "the committed progress was not the region's, or retention took what lay behind it: the last batch that both logs hold was \
+                         found, and a new incarnation of the stream begins behind it, at source offset {source_offset}"
                     )
                 } else {
                     format!(
                         "the local log no longer holds what the region got last: a new incarnation of the stream begins at the local log's start, \
-                         offset {source_offset}; what lies between the two, if anything, is lost to the region"
+                         offset {source_offset}; what lies between the two ({lost_records} offsets, as far as can be told) is lost to the region"
                     )
                 });
-                slot.stream.restart_at(source_offset, above_epoch, (region_offset, region_leader_epoch), 0);
+                self.parts.metrics.lost_records.inc_by(lost_records);
+                slot.stream.restart_at(
+                    source_offset,
+                    above_epoch,
+                    (region_offset, region_leader_epoch),
+                    0,
+                    lost_records,
+                );
             }
             Retraced::Diverged { source_offset, records, region_offset, region_leader_epoch } => {
                 let epoch = slot.stream.position().producer_epoch;
-                slot.stream.restart_at(source_offset, epoch, (region_offset, region_leader_epoch), records);
+                slot.stream.restart_at(source_offset, epoch, (region_offset, region_leader_epoch), records, 0);
             }
             Retraced::Gone { region_offset, source_start } => match self.parts.settings.on_region_topic_lost {
                 OnRegionTopicLost::Recreate => {
@@ -44,7 +58,7 @@ impl Region {
                         "the region's topic has lost all that this stream wrote: everything that the local log holds, from offset {source_start} \
                          on, is sent again"
                     ));
-                    slot.stream.restart_at(source_start, epoch, (region_offset, -1), 0);
+                    slot.stream.restart_at(source_start, epoch, (region_offset, -1), 0, 0);
                 }
                 OnRegionTopicLost::Stop => {
                     let reason = format!(

@@ -326,6 +326,12 @@ impl Stream {
             self.oldest = Some((self.position.source_offset, 0));
             return None;
         }
+        if matches!(self.phase, Phase::Replaying(_)) {
+            // The region holds some of what is gone, and perhaps some of what is not: only the two logs can tell where it ends.
+            self.doubt = Some(Doubt::Region);
+            self.drain(After::Locate);
+            return None;
+        }
         if !(self.ready.is_empty() && self.in_flight.is_empty()) {
             self.waits_at = Some(self.next_offset);
             return None;

@@ -53,19 +53,21 @@ impl Stream {
     /// The position was found anew, but not in this incarnation: one begins that is newer than `above_epoch`. From `region_offset` on
     /// the region's log is searched from now on.
     ///
-    /// `diverged` records are in the region that the source has lost.
+    /// `diverged` records are in the region that the source has lost; `lost` offsets are in neither.
     pub fn restart_at(
         &mut self,
         source_offset: i64,
         above_epoch: i16,
         (region_offset, region_leader_epoch): (i64, i32),
         diverged: u64,
+        lost: u64,
     ) {
         if !matches!(self.phase, Phase::Locating { .. }) {
             return;
         }
         self.doubt = None;
         self.note_diverged(diverged);
+        self.position.toll.lost_records += lost;
         self.position.producer_epoch = self.position.producer_epoch.max(above_epoch);
         self.position.region_offset = region_offset;
         self.position.region_leader_epoch = region_leader_epoch;
