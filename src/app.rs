@@ -35,7 +35,7 @@ use crate::mirror::progress::Partition;
 use crate::mirror::{Mirror, SkipError};
 use crate::net::Connect;
 use crate::session::{Advertise, Front, FrontConfig, FrontError, Limits, ServerNames, SessionMetrics, descriptors};
-use crate::{COMMIT, VERSION};
+use crate::{COMMIT, VERSION, supervisor};
 
 /// Pause before an unreachable local cluster is tried again.
 const LOCAL_RETRY: Duration = Duration::from_millis(500);
@@ -91,7 +91,8 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
     let address = config.admin.listen.to_string();
     let admin_port =
         TcpListener::bind(&address).await.map_err(|source| AppError::Admin { address: address.clone(), source })?;
-    let (ready, known) = (status.clone(), status.clone());
+    let (ready, known, told) = (status.clone(), status.clone(), status.clone());
+    let telling = tokio::spawn(supervisor::tell(Arc::new(move || told.readiness()), shutdown.clone()));
     let state = AdminState {
         lag: status.clone(),
         commands: status.clone(),
@@ -111,6 +112,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
     let parts = Parts { access, limits, capture, sessions: session_metrics, mirror: mirror_metrics };
     let result = serve(&config, parts, &status, &journal, shutdown).await;
     watching.abort();
+    telling.abort();
     // Nobody listens if the admin port has failed: it is logged there.
     let _ = stop_admin.send(true);
     if let Err(error) = admin.await {

@@ -26,6 +26,7 @@ pub mod net;
 pub mod operator;
 pub mod session;
 pub mod status;
+pub mod supervisor;
 pub mod verify;
 pub mod wire;
 

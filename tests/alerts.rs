@@ -78,9 +78,11 @@ fn known_labels() -> Result<BTreeMap<String, BTreeSet<String>>> {
     let target = ["job", "instance"];
     let mut known: BTreeMap<String, BTreeSet<String>> = METRICS
         .iter()
-        .map(|metric| {
-            let labels = metric.labels.iter().chain(&target).map(|label| (*label).to_owned()).collect();
-            (metric.name.to_owned(), labels)
+        .flat_map(|metric| metric.samples().map(move |sample| (metric, sample)))
+        .map(|(metric, (name, bucket))| {
+            let of_bucket = bucket.then_some("le");
+            let labels = metric.labels.iter().chain(&target).copied().chain(of_bucket).map(str::to_owned).collect();
+            (name, labels)
         })
         .collect();
     known.insert("up".into(), target.map(str::to_owned).into());

@@ -12,8 +12,8 @@ pub enum Kind {
     Counter,
     /// What is true now.
     Gauge,
-    /// Quantiles.
-    Summary,
+    /// Counts by upper bounds: of several proxies they add up.
+    Histogram,
     /// Always 1; its labels are what counts.
     Info,
 }
@@ -23,7 +23,7 @@ impl Kind {
         match self {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
-            Kind::Summary => "summary",
+            Kind::Histogram => "histogram",
             Kind::Info => "info",
         }
     }
@@ -32,7 +32,7 @@ impl Kind {
 /// One metric.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
-    /// The name of its samples.
+    /// Its name: also of its samples, which in a histogram end in `_bucket`, `_sum` and `_count`.
     pub name: &'static str,
     /// What kind of metric it is.
     pub kind: Kind,
@@ -42,11 +42,22 @@ pub struct Metric {
     pub help: &'static str,
 }
 
+impl Metric {
+    /// The names of its samples, and whether they are buckets, which have the label `le`.
+    pub fn samples(&self) -> impl Iterator<Item = (String, bool)> {
+        let endings: &[(&str, bool)] = match self.kind {
+            Kind::Histogram => &[("_bucket", true), ("_sum", false), ("_count", false)],
+            _ => &[("", false)],
+        };
+        endings.iter().map(|(ending, bucket)| (format!("{}{ending}", self.name), *bucket))
+    }
+}
+
 const fn metric(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Metric {
     Metric { name, kind, labels, help }
 }
 
-use Kind::{Counter, Gauge, Info, Summary};
+use Kind::{Counter, Gauge, Histogram, Info};
 
 /// All of them, as docs/metrics.md shows them.
 pub const METRICS: &[Metric] = &[
@@ -107,9 +118,15 @@ pub const METRICS: &[Metric] = &[
     metric("diffluent_streams", Gauge, &["region", "state"], "Streams (partitions on their way to a region) by state"),
     metric(
         "diffluent_replication_latency_seconds",
-        Summary,
-        &["region", "quantile"],
-        "Over the last minute: from the local broker's answer (or the read from the log) to the region's acknowledgement",
+        Histogram,
+        &["region"],
+        "From the local broker's answer (or the read from the log) to the region's acknowledgement, by batch; `/lag` has percentiles of the last minute",
+    ),
+    metric(
+        "diffluent_local_records_total",
+        Counter,
+        &["topic"],
+        "Offsets that the local log of a mirrored topic has given out: its rate is messages in per second, through this proxy and past it",
     ),
     metric("diffluent_mirrored_records_total", Counter, &["region"], "Records that the region has acknowledged"),
     metric(
@@ -191,6 +208,12 @@ pub const METRICS: &[Metric] = &[
         "Client connections refused, closed or (in_flight_limit) held up because of a limit, by its key in [proxy]",
     ),
     metric("diffluent_client_requests_total", Counter, &["api"], "Requests of clients, by API"),
+    metric(
+        "diffluent_client_added_latency_seconds",
+        Histogram,
+        &["direction"],
+        "From bytes read from a client (`request`) or from its broker (`answer`) to their being written on: what the proxy adds, and what a slow receiver does",
+    ),
     metric("diffluent_client_received_bytes_total", Counter, &[], "Bytes that came from clients"),
     metric("diffluent_client_sent_bytes_total", Counter, &[], "Bytes that went to clients"),
     metric(
@@ -245,13 +268,15 @@ pub fn undocumented(scrape: &str) -> Vec<String> {
     let mut found = Vec::new();
     for line in scrape.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
         let name = line.split(['{', ' ']).next().unwrap_or_default();
-        let Some(metric) = METRICS.iter().find(|metric| metric.name == name) else {
+        let Some(metric) = METRICS.iter().find(|metric| metric.samples().any(|(sample, _)| sample == name)) else {
             found.push(format!("{name} is not in the catalog"));
             continue;
         };
+        let bucket = metric.samples().any(|(sample, bucket)| bucket && sample == name);
         let labels = line.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}')).map_or("", |(labels, _)| labels);
         for label in label_names(labels) {
-            if !metric.labels.contains(&label) {
+            let known = metric.labels.contains(&label) || (bucket && label == "le");
+            if !known {
                 found.push(format!("{name} has the label {label}, which is not in the catalog"));
             }
         }

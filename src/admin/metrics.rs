@@ -3,6 +3,7 @@
 //! # References
 //! OpenMetrics 1.0, <https://github.com/prometheus/OpenMetrics/blob/main/specification/OpenMetrics.md>
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
@@ -10,7 +11,7 @@ use prometheus_client::registry::Registry;
 
 use super::ClusterView;
 use super::catalog::{self, Kind};
-use crate::lag::{LatencySummary, RegionLag, State};
+use crate::lag::{RegionLag, State, TopicLag};
 
 /// Every state, so that a series is there with 0 before the state was ever seen.
 const STATES: [State; 6] =
@@ -77,12 +78,12 @@ fn lag(out: &mut String, regions: &[RegionLag]) -> fmt::Result {
             sample(out, "diffluent_streams", &[("region", &region.region), ("state", state.as_str())], count)?;
         }
     }
-    family(out, "diffluent_replication_latency_seconds")?;
-    for region in regions {
-        for (quantile, seconds) in quantiles(&region.replication_latency) {
-            let labels = [("region", region.region.as_str()), ("quantile", quantile)];
-            sample(out, "diffluent_replication_latency_seconds", &labels, seconds)?;
-        }
+    family(out, "diffluent_local_records_total")?;
+    // A topic flows to several regions, and is in one log.
+    let local: BTreeMap<&str, &TopicLag> = topics().map(|(_, topic)| (topic.topic.as_str(), topic)).collect();
+    for (name, topic) in local {
+        let records: i64 = topic.partitions.iter().map(|partition| partition.local_end_offset).sum();
+        sample(out, "diffluent_local_records_total", &[("topic", name)], records)?;
     }
     family(out, "diffluent_caught_up_seconds")?;
     for region in regions {
@@ -129,18 +130,6 @@ fn clusters(out: &mut String, clusters: &[ClusterView]) -> fmt::Result {
     gauge("diffluent_cluster_leaderless_partitions", |view| view.leaderless_partitions)
 }
 
-/// A minute in which nothing was measured has no quantiles, which Prometheus calls NaN.
-fn quantiles(latency: &LatencySummary) -> [(&'static str, f64); 4] {
-    // To the microsecond, which is what is measured: 0.7583, not 0.7583000000000001.
-    let or_nan = |seconds: f64| if latency.count == 0 { f64::NAN } else { (seconds * 1e6).round() / 1e6 };
-    [
-        ("0.5", or_nan(latency.p50)),
-        ("0.9", or_nan(latency.p90)),
-        ("0.99", or_nan(latency.p99)),
-        ("1", or_nan(latency.max)),
-    ]
-}
-
 /// The lines that introduce the metric `name`, from the catalog.
 fn family(out: &mut String, name: &str) -> fmt::Result {
     let Some(metric) = catalog::METRICS.iter().find(|metric| metric.name == name) else {
@@ -149,7 +138,7 @@ fn family(out: &mut String, name: &str) -> fmt::Result {
     let (suffix, kind) = match metric.kind {
         Kind::Counter => ("_total", "counter"),
         Kind::Gauge => ("", "gauge"),
-        Kind::Summary => ("", "summary"),
+        Kind::Histogram => ("", "histogram"),
         Kind::Info => ("_info", "info"),
     };
     let base = name.strip_suffix(suffix).unwrap_or(name);

@@ -261,9 +261,6 @@ async fn metrics_hold_what_is_registered_and_what_lags() {
         "diffluent_region_state{region=\"us\",state=\"stalled\"} 0",
         "diffluent_streams{region=\"ap\",state=\"stalled\"} 1",
         "diffluent_streams{region=\"ap\",state=\"mirroring\"} 0",
-        "# TYPE diffluent_replication_latency_seconds summary",
-        "diffluent_replication_latency_seconds{region=\"us\",quantile=\"0.99\"} 0.07",
-        "diffluent_replication_latency_seconds{region=\"ap\",quantile=\"0.5\"} NaN",
         "# TYPE diffluent_mirrored_records counter",
         "diffluent_mirrored_records_total{region=\"us\"} 1000",
         "diffluent_mirrored_bytes_total{region=\"us\"} 65536",
@@ -310,7 +307,8 @@ fn every_metric_that_a_room_registers_is_in_the_catalog_and_every_one_in_the_cat
     );
     assert_eq!(undocumented(&text), Vec::<String>::new());
     for metric in catalog::METRICS {
-        let there = text.lines().any(|line| line.split(['{', ' ']).next() == Some(metric.name));
+        let sample = metric.samples().next().map(|(name, _)| name);
+        let there = text.lines().any(|line| line.split(['{', ' ']).next() == sample.as_deref());
         assert!(there, "{} is in the catalog, and nobody registers it", metric.name);
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::mm2::{Source, Target};
+use super::security::Security;
 use crate::config::Start;
 
 pub(super) fn text(source: &Source) -> String {
@@ -22,6 +23,7 @@ fn write(out: &mut String, source: &Source) -> fmt::Result {
     writeln!(out, "[proxy]\nname = {}", quoted(&source.name))?;
     writeln!(out, "listen = \"127.0.0.1:9092\"\nadvertise = \"127.0.0.1\"\nbroker_ports = \"9100-9199\"\n")?;
     writeln!(out, "[local]\nbootstrap_servers = {}", list(&source.bootstrap_servers))?;
+    security(out, "local", &source.security)?;
     source.regions.iter().try_for_each(|region| target(out, region))
 }
 
@@ -39,7 +41,26 @@ fn target(out: &mut String, region: &Target) -> fmt::Result {
         out,
         "# For topics that diffluent has not mirrored to this region yet. What MirrorMaker has mirrored is not known to it: docs/migration.md."
     )?;
-    writeln!(out, "start = \"{}\"", if region.start == Start::Latest { "latest" } else { "earliest" })
+    writeln!(out, "start = \"{}\"", if region.start == Start::Latest { "latest" } else { "earliest" })?;
+    security(out, "region", &region.security)
+}
+
+/// How a cluster is reached, in tables of its own.
+fn security(out: &mut String, table: &str, security: &Security) -> fmt::Result {
+    if let Some(tls) = &security.tls {
+        writeln!(out, "\n[{table}.tls]")?;
+        for (key, value) in [("ca", &tls.ca), ("certificate", &tls.certificate), ("key", &tls.key)] {
+            if let Some(value) = value {
+                writeln!(out, "{key} = {}", quoted(value))?;
+            }
+        }
+    }
+    if let Some(sasl) = &security.sasl {
+        writeln!(out, "\n[{table}.sasl]\nmechanism = {}", quoted(&sasl.mechanism))?;
+        sasl.keys.iter().try_for_each(|(key, value)| writeln!(out, "{key} = {}", quoted(value)))?;
+        sasl.secrets.iter().try_for_each(|(key, name)| writeln!(out, "{key} = {{ env = {} }}", quoted(name)))?;
+    }
+    Ok(())
 }
 
 /// Without quotes of its own a text could end a comment.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::properties::Property;
+use super::security::Security;
 use super::{Note, leftovers};
 use crate::config::{HostPort, Name, Start, TopicPattern};
 
@@ -23,6 +24,7 @@ pub(super) struct Source {
     /// The proxy's name: the alias, as far as that can be one.
     pub name: String,
     pub bootstrap_servers: Vec<String>,
+    pub security: Security,
     pub regions: Vec<Target>,
 }
 
@@ -31,6 +33,7 @@ pub(super) struct Source {
 pub(super) struct Target {
     pub name: String,
     pub bootstrap_servers: Vec<String>,
+    pub security: Security,
     /// Empty: none of the expressions can be used.
     pub topics: Vec<String>,
     pub exclude_topics: Vec<String>,
@@ -39,10 +42,10 @@ pub(super) struct Target {
 }
 
 /// The properties, and which of them something was made of.
-struct Read {
+pub(super) struct Read {
     properties: BTreeMap<String, Property>,
     used: BTreeSet<String>,
-    notes: Vec<Note>,
+    pub notes: Vec<Note>,
 }
 
 /// The sources with what flows from them, and what there is to say.
@@ -67,7 +70,13 @@ pub(super) fn read(properties: BTreeMap<String, Property>) -> (Vec<Source>, Vec<
             .collect();
         if !regions.is_empty() {
             let (alias, name) = (from.clone(), read.name(from));
-            sources.push(Source { alias, name, bootstrap_servers: read.bootstrap(from), regions });
+            sources.push(Source {
+                alias,
+                name,
+                bootstrap_servers: read.bootstrap(from),
+                security: read.security(from, "consumer"),
+                regions,
+            });
         }
     }
     read.chains(&sources);
@@ -79,12 +88,12 @@ pub(super) fn read(properties: BTreeMap<String, Property>) -> (Vec<Source>, Vec<
 }
 
 impl Read {
-    fn line(&self, key: &str) -> usize {
+    pub fn line(&self, key: &str) -> usize {
         self.properties.get(key).map_or(0, |property| property.line)
     }
 
     /// The first of `keys` that is there, by its key and trimmed value. All of them count as used: those behind the first have lost.
-    fn first(&mut self, keys: &[String]) -> Option<(String, String)> {
+    pub fn first(&mut self, keys: &[String]) -> Option<(String, String)> {
         let found = keys.iter().find_map(|key| Some((key.clone(), self.properties.get(key)?.value.trim().to_owned())));
         self.used.extend(keys.iter().filter(|key| self.properties.contains_key(*key)).cloned());
         found
@@ -163,6 +172,7 @@ impl Read {
         Some(Target {
             name: self.name(to),
             bootstrap_servers: self.bootstrap(to),
+            security: self.security(to, "producer"),
             topics,
             exclude_topics,
             topic_name,

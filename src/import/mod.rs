@@ -16,6 +16,7 @@ mod document;
 mod leftovers;
 mod mm2;
 pub mod properties;
+mod security;
 
 use std::fmt;
 

@@ -261,3 +261,49 @@ fn whatever_is_in_the_file_the_text_is_one_document_or_says_why_not() {
     let text = &import.files[0].text;
     assert!(!text.lines().any(|line| line.starts_with("[admin]") || line.starts_with("evil")), "{text}");
 }
+
+#[test]
+fn tls_and_sasl_go_to_the_cluster_that_they_are_for_and_secrets_are_not_copied() {
+    let import = import(
+        br#"clusters = a, b
+a.bootstrap.servers = h:1
+b.bootstrap.servers = h:2
+a->b.enabled = true
+sync.topic.configs.enabled = false
+security.protocol = SSL
+ssl.truststore.location = /etc/kafka/trust.jks
+ssl.truststore.password = hunter1
+b.security.protocol = PLAINTEXT
+b.producer.security.protocol = SASL_SSL
+b.ssl.truststore.type = PEM
+b.ssl.truststore.location = /etc/kafka/b.pem
+b.sasl.mechanism = SCRAM-SHA-512
+b.sasl.jaas.config = org.apache.kafka.common.security.scram.ScramLoginModule required \
+    username="mirror" password="hunter2";
+b.ssl.endpoint.identification.algorithm =
+"#,
+    )
+    .unwrap();
+    let text = &import.files[0].text;
+    for part in [
+        "[local.tls]\nca = \"/etc/kafka/trust.jks.pem\"\n",
+        "[region.tls]\nca = \"/etc/kafka/b.pem\"\n",
+        "[region.sasl]\nmechanism = \"SCRAM-SHA-512\"\nusername = \"mirror\"\npassword = { env = \"KAFKA_B_PASSWORD\" }\n",
+    ] {
+        assert!(text.contains(part), "lacks {part}: {text}");
+    }
+    assert!(
+        !text.contains("[local.sasl]") && !text.contains("hunter") && !import.to_string().contains("hunter"),
+        "{text}\n{import}"
+    );
+    assert!(
+        note(&import, "ssl.truststore.location").what.contains("keytool -list -rfc -keystore /etc/kafka/trust.jks"),
+        "{import}"
+    );
+    assert!(note(&import, "b.sasl.jaas.config").what.contains("KAFKA_B_PASSWORD"), "{import}");
+    assert!(note(&import, "b.ssl.endpoint.identification.algorithm").what.contains("always checked"), "{import}");
+    let kerberos = super::import(
+        b"clusters = a, b\na.bootstrap.servers = h:1\nb.bootstrap.servers = h:2\na->b.enabled = true\nsecurity.protocol = SASL_PLAINTEXT\n",
+    );
+    assert!(kerberos.unwrap().to_string().contains("GSSAPI is not spoken here"));
+}

@@ -6,6 +6,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::client::connection::Traffic;
@@ -33,11 +34,24 @@ pub struct ClusterLabel {
     pub cluster: String,
 }
 
+/// Histograms of replication latency by region.
+#[derive(Clone, Debug)]
+struct Latencies(Family<RegionLabel, Histogram, fn() -> Histogram>);
+
+impl Default for Latencies {
+    fn default() -> Self {
+        // A millisecond to a minute, each twice the one before.
+        Self(Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 17))))
+    }
+}
+
 /// Metrics of one region's streams.
 #[derive(Clone, Debug)]
 pub struct RegionMetrics {
     region: String,
     errors: Family<ErrorLabel, Counter>,
+    /// From the local broker's answer, or the read from the log, to the region's acknowledgement, seconds; a batch each.
+    pub latency: Histogram,
     /// Bytes of batches that were read from the local log and taken.
     pub caught_up_bytes: Counter,
     /// Bytes of batches that wait to be sent: captured and read ones.
@@ -66,6 +80,7 @@ impl RegionMetrics {
 /// Metrics of all regions.
 #[derive(Clone, Debug, Default)]
 pub struct MirrorMetrics {
+    latency: Latencies,
     caught_up: Family<RegionLabel, Counter>,
     waiting: Family<RegionLabel, Gauge>,
     lost: Family<RegionLabel, Counter>,
@@ -84,6 +99,11 @@ impl MirrorMetrics {
     /// Registers all of them.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
+        registry.register(
+            "replication_latency_seconds",
+            "From the local broker's answer, or the read from the log, to the region's acknowledgement, by batch",
+            metrics.latency.0.clone(),
+        );
         registry.register(
             "caught_up_bytes",
             "Bytes of record batches read from the local log and taken by a region's streams",
@@ -149,6 +169,7 @@ impl MirrorMetrics {
         RegionMetrics {
             region: region.to_string(),
             errors: self.errors.clone(),
+            latency: self.latency.0.get_or_create(&label).clone(),
             caught_up_bytes: self.caught_up.get_or_create(&label).clone(),
             waiting_bytes: self.waiting.get_or_create(&label).clone(),
             lost_records: self.lost.get_or_create(&label).clone(),

@@ -1,9 +1,12 @@
 //! What is counted about clients.
 
+use std::time::Duration;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use super::limits::Limit;
@@ -20,6 +23,18 @@ struct LimitLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabel {
+    direction: &'static str,
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Direction {
+    Request,
+    Answer,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
 }
@@ -32,6 +47,8 @@ pub struct SessionMetrics {
     requests: Family<ApiLabel, Counter>,
     requests_by_key: Vec<Counter>,
     requests_other: Counter,
+    added: Family<DirectionLabel, Histogram, fn() -> Histogram>,
+    added_by_direction: [Histogram; 2],
     received_bytes: Counter,
     sent_bytes: Counter,
     closed: Family<ReasonLabel, Counter>,
@@ -47,6 +64,9 @@ impl Default for SessionMetrics {
             // Shown from the start, so that an alarm has something to compare with.
             let _ = limit_hits.get_or_create(&LimitLabel { limit: limit.as_str() });
         }
+        // Ten microseconds to two seconds, each three times the one before.
+        let added: Family<DirectionLabel, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(|| Histogram::new(exponential_buckets(1e-5, 3.0, 12)));
         let handle = |api| requests.get_or_create(&ApiLabel { api }).clone();
         Self {
             connections: Gauge::default(),
@@ -54,6 +74,9 @@ impl Default for SessionMetrics {
             requests_by_key: API_NAMES.iter().map(|api| handle(*api)).collect(),
             requests_other: handle(OTHER_API),
             requests,
+            added_by_direction: ["request", "answer"]
+                .map(|direction| added.get_or_create(&DirectionLabel { direction }).clone()),
+            added,
             received_bytes: Counter::default(),
             sent_bytes: Counter::default(),
             closed: Family::default(),
@@ -74,6 +97,11 @@ impl SessionMetrics {
             self.connections_total.clone(),
         );
         registry.register("client_requests", "Requests of clients, by API", self.requests.clone());
+        registry.register(
+            "client_added_latency_seconds",
+            "From bytes read to their being written on, by direction",
+            self.added.clone(),
+        );
         registry.register("client_received_bytes", "Bytes received from clients", self.received_bytes.clone());
         registry.register("client_sent_bytes", "Bytes sent to clients", self.sent_bytes.clone());
         registry.register("client_closed", "Client connections that have ended, by reason", self.closed.clone());
@@ -135,6 +163,16 @@ impl SessionMetrics {
     pub(super) fn request(&self, api_key: i16) {
         let counter = usize::try_from(api_key).ok().and_then(|key| self.requests_by_key.get(key));
         counter.unwrap_or(&self.requests_other).inc();
+    }
+
+    /// Bytes were written on so long after they had been read.
+    pub(super) fn added(&self, direction: Direction, latency: Duration) {
+        let [request, answer] = &self.added_by_direction;
+        let histogram = match direction {
+            Direction::Request => request,
+            Direction::Answer => answer,
+        };
+        histogram.observe(latency.as_secs_f64());
     }
 
     pub(super) fn received(&self, bytes: usize) {

@@ -8,7 +8,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -20,7 +20,7 @@ use super::capturing::Capturing;
 use super::error::SessionError;
 use super::in_flight::InFlight;
 use super::limits::Limit;
-use super::metrics::SessionMetrics;
+use super::metrics::{Direction, SessionMetrics};
 use super::requests::{Requests, Stop};
 use super::watch::Activity;
 use crate::capture::Capture;
@@ -184,6 +184,7 @@ async fn forward(
                 return Ok(Ending::Drained);
             }
         };
+        let read_at = Instant::now();
         shared.metrics.received(filled - carry.len());
         in_flight.activity.received();
         if filled == carry.len() {
@@ -217,6 +218,7 @@ async fn forward(
         // Before anything is awaited: no answer can have been seen yet.
         requests.capturing.keep(chunk, in_flight);
         broker.flush().await.map_err(SessionError::Broker)?;
+        shared.metrics.added(Direction::Request, read_at.elapsed());
     }
 }
 
@@ -243,11 +245,13 @@ async fn answer(
             client.shutdown().await.map_err(SessionError::Client)?;
             return Ok(Ending::BrokerClosed);
         }
+        let read_at = Instant::now();
         let mut out = Out::default();
         let walked = answers.walk(chunk.get_mut(..filled).unwrap_or_default(), in_flight, &mut out);
         in_flight.activity.writing(true);
         let written = write_pieces(&out, &chunk, client, &shared.metrics).await;
         in_flight.activity.writing(false);
+        shared.metrics.added(Direction::Answer, read_at.elapsed());
         // Also when the client is gone: the local log has the batches.
         for produced in out.produced {
             shared.capture.offer(produced);

@@ -478,6 +478,7 @@ impl Region {
                 of_partition.record(latency, now);
                 of_topic.record(latency, now);
                 self.latency.record(latency, now);
+                self.parts.metrics.latency.observe(latency.as_secs_f64());
             }
         }
         self.touch(stream);
