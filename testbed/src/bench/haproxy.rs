@@ -30,16 +30,25 @@ impl Haproxy {
     /// # Errors
     /// When there is no HAProxy and it may not be installed, or it does not start.
     pub(super) async fn start(cluster: &Cluster) -> Result<Self> {
-        ensure()?;
         let delay = cluster.delay().context("the cluster has no second listener")?;
         delay.cut().await;
         let bootstrap = cluster.delayed_bootstrap();
         let broker = behind(&cluster.broker_log(1)?.with_extension("properties"))?;
+        Self::between(&bootstrap, "", &broker, "").await
+    }
+
+    /// Between `bootstrap`, which it binds, and `broker`, each with what else HAProxy has to know of it.
+    ///
+    /// # Errors
+    /// As [`Haproxy::start`].
+    pub(super) async fn between(bootstrap: &str, bind: &str, broker: &str, server: &str) -> Result<Self> {
+        ensure()?;
+        let bootstrap = bootstrap.to_owned();
         let dir = TempDir::new("diffluent-haproxy-")?;
         let file = dir.path().join("haproxy.cfg");
         let text = format!(
             "defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 1h\n    timeout server 1h\n\
-             listen broker-1\n    bind {bootstrap}\n    server broker-1 {broker}\n"
+             listen broker-1\n    bind {bootstrap} {bind}\n    server broker-1 {broker} {server}\n"
         );
         std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
         let mut command = Command::new(program());

@@ -16,6 +16,7 @@ mod probe;
 mod process;
 mod proxy_row;
 mod table;
+mod tls_row;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,16 +32,19 @@ pub enum Row {
     Latency,
     /// One partition over 100 ms of round trip.
     LongHaul,
+    /// What TLS in and TLS out cost, beside HAProxy with TLS at the same ends.
+    Tls,
 }
 
 impl Row {
-    const ALL: [Row; 3] = [Row::Proxy, Row::Latency, Row::LongHaul];
+    const ALL: [Row; 4] = [Row::Proxy, Row::Latency, Row::LongHaul, Row::Tls];
 
     fn name(self) -> &'static str {
         match self {
             Row::Proxy => "proxy",
             Row::Latency => "latency",
             Row::LongHaul => "long-haul",
+            Row::Tls => "tls",
         }
     }
 }
@@ -80,6 +84,7 @@ pub async fn run(options: Options) -> Result<()> {
             Row::Proxy => proxy_row::measure(&binary, &options).await,
             Row::Latency => latency_row::measure(&binary, &options).await,
             Row::LongHaul => long_haul_row::measure(&binary, &options).await,
+            Row::Tls => tls_row::measure(&binary, &options).await,
         };
         let text = measured.with_context(|| format!("row {}", row.name()))?;
         println!("\n{text}\n{machine}");

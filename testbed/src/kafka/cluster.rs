@@ -46,17 +46,24 @@ pub struct Listener {
     name: String,
     protocol: String,
     settings: BTreeMap<String, String>,
+    elsewhere: bool,
 }
 
 impl Listener {
     /// A listener of this name (letters only) that speaks `protocol`: `SSL`, `SASL_PLAINTEXT`, `SASL_SSL`.
     pub fn new(name: &str, protocol: &str) -> Self {
-        Self { name: name.to_owned(), protocol: protocol.to_owned(), settings: BTreeMap::new() }
+        Self { name: name.to_owned(), protocol: protocol.to_owned(), settings: BTreeMap::new(), elsewhere: false }
     }
 
     /// A TLS listener that shows this certificate.
     pub fn tls(name: &str, shows: &Identity) -> Self {
         Self::new(name, "SSL").shows(shows)
+    }
+
+    /// Advertises another port than its own, for something that stands in front of it; see [`Cluster::behind`].
+    pub fn elsewhere(mut self) -> Self {
+        self.elsewhere = true;
+        self
     }
 
     /// Shows this certificate.
@@ -150,8 +157,8 @@ impl ClusterBuilder {
 struct Broker {
     id: i32,
     plain: Ports,
-    /// Of the listeners that a test has added, by their names.
-    others: BTreeMap<String, Ports>,
+    /// Of the listeners that a test has added, by their names: the port that it binds, and the one that it advertises if that is another one.
+    others: BTreeMap<String, (Ports, Option<Ports>)>,
     config: PathBuf,
     log: PathBuf,
     heap_mib: u32,
@@ -233,11 +240,12 @@ impl Cluster {
                 ports.extend([behind, before]);
             }
             let mut others = BTreeMap::new();
-            for Listener { name, .. } in &builder.listeners {
+            for Listener { name, elsewhere, .. } in &builder.listeners {
                 let port = Ports::one()?;
+                let other = if *elsewhere { Some(Ports::one()?) } else { None };
                 listeners.push_str(&format!(",{name}://127.0.0.1:{}", port.first()));
-                advertised.push_str(&format!(",{name}://127.0.0.1:{}", port.first()));
-                others.insert(name.clone(), port);
+                advertised.push_str(&format!(",{name}://127.0.0.1:{}", other.as_ref().unwrap_or(&port).first()));
+                others.insert(name.clone(), (port, other));
             }
             let data = dir.path().join(format!("data-{id}"));
             format_data(kafka, &data, &cluster_id, id)?;
@@ -337,11 +345,20 @@ impl Cluster {
     /// When there is no such listener.
     pub fn bootstrap_of(&self, listener: &str) -> Result<String> {
         let of_broker = |broker: &Broker| {
-            let port = broker.others.get(listener).with_context(|| format!("there is no listener {listener}"))?;
-            Ok(format!("127.0.0.1:{}", port.first()))
+            let (port, other) = broker.others.get(listener).with_context(|| format!("no listener {listener}"))?;
+            Ok(format!("127.0.0.1:{}", other.as_ref().unwrap_or(port).first()))
         };
         let addrs: Result<Vec<String>> = self.brokers.iter().map(of_broker).collect();
         Ok(addrs?.join(","))
+    }
+
+    /// Where broker `id` really binds a listener that advertises another port: what is put in front of it leads here.
+    ///
+    /// # Errors
+    /// When there is no such broker or listener.
+    pub fn behind(&self, id: i32, listener: &str) -> Result<String> {
+        let port = self.broker(id)?.others.get(listener).with_context(|| format!("no listener {listener}"))?;
+        Ok(format!("127.0.0.1:{}", port.0.first()))
     }
 
     /// `bootstrap.servers` behind the delay line. Without a delay line it is the same as [`Cluster::bootstrap`].
