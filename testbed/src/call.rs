@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::certificates::TlsClient;
+use crate::definitions::Api;
 
 /// A frame larger than this is taken for a broken length. Brokers answer at most about 50 MiB unless told otherwise.
 pub const FRAME_BYTES_MAX: usize = 256 << 20;
@@ -96,6 +97,18 @@ impl Call {
             Err(()) => (2, 1),
         };
         self.exchange(api_key, version, request_header, response_header, body).await
+    }
+
+    /// As [`Call::call_raw`], with the headers that a release's own definitions ask for.
+    ///
+    /// # Errors
+    /// As [`Call::call_raw`].
+    pub async fn call_defined(&mut self, api: &Api, version: i16, body: &[u8]) -> Result<Bytes> {
+        const API_VERSIONS: i16 = 18;
+        let flexible = i16::from(api.is_flexible(version));
+        // KIP-511: a client that asks for too much must be able to read the answer.
+        let answered = if api.key == API_VERSIONS { 0 } else { flexible };
+        self.exchange(api.key, version, 1 + flexible, answered, body).await
     }
 
     async fn exchange(

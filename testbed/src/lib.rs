@@ -1,7 +1,8 @@
 //! Real Kafka clusters for tests, benches and the demo.
 //!
 //! Owns: fetching Apache Kafka, starting and stopping clusters ([`kafka`]), delay lines and network faults ([`delay`]),
-//! raw calls to a broker ([`call`]), certificates ([`certificates`]), workloads ([`workload`]), the record by record comparison of two clusters
+//! raw calls to a broker ([`call`]), certificates ([`certificates`]), Kafka's message definitions ([`definitions`]), workloads ([`workload`]), the
+//! record by record comparison of two clusters
 //! ([`verify`]), a real browser ([`browser`]) and the diffluent binary as a child process ([`proxy`]). The demo's story is in [`demo`],
 //! faults drawn by a seed in [`chaos`], a cluster without Java in [`model`], bugs that the simulation must catch in [`planted`].
 //!
@@ -15,6 +16,7 @@ mod build;
 pub mod call;
 pub mod certificates;
 pub mod chaos;
+pub mod definitions;
 pub mod delay;
 pub mod demo;
 pub mod guard;

@@ -1,33 +1,44 @@
-//! One cluster of three brokers with a topic, and a plain proxy in front of it that advertises a host of another length.
+//! A cluster, and a plain proxy in front of it that advertises a host of another length.
 
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use bytes::{Bytes, BytesMut};
-use diffluent_testbed::{Call, Cluster, Proxy, ProxyConfig};
-use kafka_protocol::indexmap::IndexMap;
-use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
-use kafka_protocol::messages::describe_topic_partitions_request::TopicRequest;
-use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use kafka_protocol::messages::{
-    ApiVersionsRequest, ApiVersionsResponse, BrokerId, DescribeConfigsRequest, DescribeLogDirsRequest,
-    DescribeTopicPartitionsRequest, FindCoordinatorRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest,
-};
-use kafka_protocol::protocol::{Request, StrBytes};
-use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
+use anyhow::{Context, Result, ensure};
+use data_encoding::BASE64URL_NOPAD;
+use diffluent_testbed::definitions::Definitions;
+use diffluent_testbed::kafka::Kafka;
+use diffluent_testbed::{Call, Cluster, KAFKA, Proxy, ProxyConfig};
+use kafka_protocol::messages::{ApiVersionsRequest, FindCoordinatorRequest, MetadataRequest};
+use kafka_protocol::protocol::StrBytes;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::answers::Places;
-use crate::common::DIFFLUENT;
+use crate::common::{DIFFLUENT, PATIENCE};
+use crate::records;
 
-/// Its three partitions are led by three brokers.
-pub const TOPIC: &str = "orders";
+/// A topic that all tests read; see [`World::create_topic`].
+pub const TOPIC: &str = "shared";
 
-/// The brokers' own host.
-const DIRECT_HOST: &str = "127.0.0.1";
+/// The brokers' own host: an address that nothing else has, so that it is found wherever it leaks. Their controllers are at 127.0.0.1, as nobody's
+/// client dials them.
+pub const DIRECT_HOST: &str = "127.66.77.88";
 
 /// What clients are told instead: another length, so that every length around it changes too. Nobody dials it here.
-const TOLD_HOST: &str = "a-sidecar.internal";
+pub const TOLD_HOST: &str = "a-sidecar.internal";
+
+/// Where a broker is reached: by node id, host and port.
+pub type Places = BTreeMap<i32, (String, u16)>;
+
+/// Which kind of coordinator, as FindCoordinator numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coordinator {
+    /// Of consumer groups of all kinds.
+    Group = 0,
+    /// Of transactions.
+    Transaction = 1,
+    /// Of the states of share groups (KIP-932).
+    Share = 2,
+}
 
 /// What all checks share.
 pub struct World {
@@ -39,16 +50,29 @@ pub struct World {
     pub direct: Places,
     /// Where clients are told they are.
     pub told: Places,
-    /// The topic's id.
-    pub topic_id: Uuid,
-    api_versions: ApiVersionsResponse,
+    /// The messages of the cluster's release.
+    pub definitions: Definitions,
+    /// Those of the newest release, which know every field's name.
+    pub newest: Definitions,
+    /// Versions that the brokers say they have, by API key.
+    pub offered: BTreeMap<i16, std::ops::RangeInclusive<i16>>,
 }
 
 impl World {
     /// Starts both.
-    pub async fn start() -> Result<Self> {
-        let eu = Cluster::builder().name("eu").brokers(3).start().await?;
-        eu.create_topic(TOPIC, 3, 1, &[]).await?;
+    pub async fn start(version: &str, brokers: u16) -> Result<Self> {
+        let builder = Cluster::builder().name("eu").version(version).brokers(brokers).host(DIRECT_HOST);
+        let one_each = ["offsets.topic.num.partitions", "transaction.state.log.num.partitions"];
+        // One coordinator of each kind, so that twins have the same one.
+        let builder = one_each.into_iter().fold(builder, |builder, key| builder.config(key, "1"));
+        let eu = builder
+            .config("share.coordinator.state.topic.num.partitions", "1")
+            .config("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
+            .config("super.users", "User:ANONYMOUS")
+            .config("allow.everyone.if.no.acl.found", "true")
+            .config("delegation.token.secret.key", "secret")
+            .start()
+            .await?;
         let mut proxy = Proxy::prepare(DIFFLUENT, ProxyConfig::new("eu", &eu.bootstrap()))?;
         let text = std::fs::read_to_string(proxy.config_path())?;
         let changed = text.replace("advertise = \"127.0.0.1\"", &format!("advertise = \"{TOLD_HOST}\""));
@@ -72,10 +96,49 @@ impl World {
             told.insert(broker.node_id.0, (TOLD_HOST.to_owned(), port));
         }
         ensure!(told.keys().eq(direct.keys()), "the proxy tells of the brokers {told:?} instead of {direct:?}");
-        let topic = answer.topics.iter().find(|topic| topic.name.as_ref().is_some_and(|name| name.0 == *TOPIC));
-        let topic_id = topic.context("the topic is missing")?.topic_id;
-        let api_versions = Call::connect(&eu.broker_addr(1)?).await?.call(&ApiVersionsRequest::default(), 0).await?;
-        Ok(Self { eu, proxy, direct, told, topic_id, api_versions })
+        let definitions = Definitions::of(eu.kafka())?;
+        let newest = Definitions::of(&Kafka::fetch(KAFKA, &[]).await?)?;
+        let answer = Call::connect(&eu.broker_addr(1)?).await?.call(&ApiVersionsRequest::default(), 0).await?;
+        let offered = answer.api_keys.iter().map(|api| (api.api_key, api.min_version..=api.max_version)).collect();
+        let world = Self { eu, proxy, direct, told, definitions, newest, offered };
+        world.create_topic(TOPIC).await?;
+        // The topics of all coordinators are there before the first comparison.
+        world.coordinator(Coordinator::Group, "a-group").await?;
+        world.coordinator(Coordinator::Transaction, "a-transaction").await?;
+        if world.has("ReadShareGroupState") {
+            world.coordinator(Coordinator::Share, &world.share_key().await?).await?;
+        }
+        Ok(world)
+    }
+
+    /// Creates a topic of three partitions, led by the first, the second and the first broker, with three records in the first.
+    async fn create_topic(&self, topic: &str) -> Result<()> {
+        let assigned = |(index, node_id): (usize, i32)| json!({ "PartitionIndex": index, "BrokerIds": [node_id] });
+        let assignments: Vec<Value> = [1, 2, 1].into_iter().enumerate().map(assigned).collect();
+        let wanted = json!({ "Name": topic, "NumPartitions": -1, "ReplicationFactor": -1, "Assignments": assignments });
+        let api = self.definitions.named("CreateTopics")?;
+        let body = api.encode(7, &json!({ "Topics": [wanted], "timeoutMs": 30_000 }))?;
+        let mut call = Call::connect(&self.eu.broker_addr(1)?).await?;
+        let answer = api.decode(7, &call.call_defined(api, 7, &body).await?)?;
+        ensure!(answer["Topics"][0]["ErrorCode"] == 0, "{answer}");
+        self.eu.admin().end_offsets(topic).await?;
+        let records = records::hexadecimal(9, b"there from the start", records::ANYBODY)?;
+        let api = self.definitions.named("Produce")?;
+        let partitions = json!([{ "Index": 0, "Records": records }]);
+        let body =
+            json!({ "Acks": -1, "TimeoutMs": 10_000, "TopicData": [{ "Name": topic, "PartitionData": partitions }] });
+        let body = api.encode(9, &body)?;
+        for _ in 0..3 {
+            let answer = api.decode(9, &call.call_defined(api, 9, &body).await?)?;
+            ensure!(answer["Responses"][0]["PartitionResponses"][0]["ErrorCode"] == 0, "{answer}");
+        }
+        Ok(())
+    }
+
+    /// The id of a topic.
+    pub async fn topic_id(&self, topic: &str) -> Result<Uuid> {
+        let metadata = self.eu.admin().metadata(&[topic]).await?;
+        Ok(metadata.topics.first().with_context(|| format!("there is no {topic}"))?.topic_id)
     }
 
     /// Stops both, the proxy's log being clean.
@@ -85,11 +148,14 @@ impl World {
         Ok(())
     }
 
-    /// The versions of an API that the brokers have.
+    /// The versions of an API that the brokers offer.
     pub fn versions(&self, api_key: i16) -> Result<std::ops::RangeInclusive<i16>> {
-        let found = self.api_versions.api_keys.iter().find(|api| api.api_key == api_key);
-        let found = found.with_context(|| format!("the broker has no API {api_key}"))?;
-        Ok(found.min_version..=found.max_version)
+        self.offered.get(&api_key).cloned().with_context(|| format!("the broker has no API {api_key}"))
+    }
+
+    /// Whether the brokers offer the API of this name.
+    pub fn has(&self, api: &str) -> bool {
+        self.definitions.named(api).is_ok_and(|api| self.offered.contains_key(&api.key))
     }
 
     /// The address of a broker's port at the proxy.
@@ -98,115 +164,45 @@ impl World {
         Ok(format!("127.0.0.1:{port}"))
     }
 
+    /// A key of a share group's coordinator: group, topic id, partition (KIP-932).
+    pub async fn share_key(&self) -> Result<String> {
+        Ok(format!("a-group:{}:0", BASE64URL_NOPAD.encode(self.topic_id(TOPIC).await?.as_bytes())))
+    }
+
     /// Checks that neither the brokers' host nor any of their ports is among the bytes of an answer.
     pub fn assert_no_leak(&self, answer: &[u8]) -> Result<()> {
         let holds = |part: &[u8]| answer.windows(part.len()).any(|window| window == part);
         ensure!(!holds(DIRECT_HOST.as_bytes()), "the brokers' host is in the answer");
         for (node_id, (_, port)) in &self.direct {
             ensure!(!holds(&i32::from(*port).to_be_bytes()), "the port {port} of broker {node_id} is in the answer");
+            ensure!(!holds(format!(":{port}").as_bytes()), "the port {port} of broker {node_id} is in the answer");
         }
         Ok(())
     }
 
-    /// A key of a share group's coordinator: group, topic id, partition (KIP-932).
-    pub fn share_key(&self) -> String {
-        format!("a-share-group:{}:0", kafka_id(self.topic_id))
-    }
-
-    /// Waits until each broker names the same coordinator: the first question creates the topic behind it.
-    pub async fn until_found(&self, request: &FindCoordinatorRequest, version: i16) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        for node_id in self.eu.broker_ids() {
-            loop {
-                let answer = Call::connect(&self.eu.broker_addr(node_id)?).await?.call(request, version).await?;
-                let error = answer.coordinators.first().map_or(answer.error_code, |one| one.error_code);
-                if error == 0 {
-                    break;
+    /// The broker that coordinates `key`. The first question creates the topic behind it, so it waits until each broker names the same.
+    pub async fn coordinator(&self, kind: Coordinator, key: &str) -> Result<i32> {
+        let request = FindCoordinatorRequest::default()
+            .with_coordinator_keys(vec![StrBytes::from_string(key.to_owned())])
+            .with_key_type(kind as i8);
+        let version = if kind == Coordinator::Share { 6 } else { 4 };
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        'found: loop {
+            let mut named = None;
+            for node_id in self.eu.broker_ids() {
+                let answer = Call::connect(&self.eu.broker_addr(node_id)?).await?.call(&request, version).await?;
+                let one = answer.coordinators.first().context("no coordinator is answered")?;
+                if one.error_code != 0 || named.is_some_and(|named| named != one.node_id.0) {
+                    ensure!(
+                        tokio::time::Instant::now() < deadline,
+                        "broker {node_id} finds no coordinator: {answer:?}"
+                    );
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue 'found;
                 }
-                if Instant::now() > deadline {
-                    bail!("broker {node_id} finds no coordinator: {answer:?}");
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                named = Some(one.node_id.0);
             }
+            return named.context("there is no broker");
         }
-        Ok(())
     }
-
-    /// Requests of APIs that the proxy does not read: name, API key, version, body.
-    pub fn opaque_requests(&self) -> Result<Vec<(&'static str, i16, i16, Bytes)>> {
-        const RESOURCE_TOPIC: i8 = 2;
-        const RESOURCE_BROKER: i8 = 4;
-        let mut requests = Vec::new();
-        for version in self.versions(ListGroupsRequest::KEY)? {
-            requests.push((
-                "ListGroups",
-                ListGroupsRequest::KEY,
-                version,
-                body(&ListGroupsRequest::default(), version)?,
-            ));
-        }
-        for version in self.versions(DescribeConfigsRequest::KEY)? {
-            for (resource_type, name) in [(RESOURCE_TOPIC, TOPIC), (RESOURCE_BROKER, "")] {
-                let resource = DescribeConfigsResource::default()
-                    .with_resource_type(resource_type)
-                    .with_resource_name(StrBytes::from_static_str(name))
-                    .with_configuration_keys(None);
-                let request = DescribeConfigsRequest::default().with_resources(vec![resource]);
-                requests.push(("DescribeConfigs", DescribeConfigsRequest::KEY, version, body(&request, version)?));
-            }
-        }
-        // From version 4 on it tells the disk's free space, which changes between two calls.
-        for version in self.versions(DescribeLogDirsRequest::KEY)?.filter(|version| *version < 4) {
-            let request = DescribeLogDirsRequest::default().with_topics(None);
-            requests.push(("DescribeLogDirs", DescribeLogDirsRequest::KEY, version, body(&request, version)?));
-        }
-        for version in self.versions(ListOffsetsRequest::KEY)?.filter(|version| (1..=10).contains(version)) {
-            let partition = ListOffsetsPartition::default().with_partition_index(0).with_timestamp(-1);
-            let topic =
-                ListOffsetsTopic::default().with_name(crate::topic_name(TOPIC)).with_partitions(vec![partition]);
-            let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
-            requests.push(("ListOffsets", ListOffsetsRequest::KEY, version, body(&request, version)?));
-        }
-        let topic = TopicRequest::default().with_name(crate::topic_name(TOPIC));
-        let request = DescribeTopicPartitionsRequest::default().with_topics(vec![topic]);
-        requests.push(("DescribeTopicPartitions", DescribeTopicPartitionsRequest::KEY, 0, body(&request, 0)?));
-        Ok(requests)
-    }
-}
-
-fn body<R: Request>(request: &R, version: i16) -> Result<Bytes> {
-    let mut bytes = BytesMut::new();
-    request.encode(&mut bytes, version)?;
-    Ok(bytes.freeze())
-}
-
-/// An id in Kafka's notation: URL-safe base 64 without padding.
-pub fn kafka_id(id: Uuid) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let bits = id.as_u128();
-    let sixes = (0..22_u32).map(|index| if index < 21 { bits >> (122 - 6 * index) } else { bits << 4 });
-    sixes.map(|six| ALPHABET.get((six & 63) as usize).copied().map_or('A', char::from)).collect()
-}
-
-/// A batch of one record.
-pub fn record_batch(value: &[u8]) -> Bytes {
-    let record = Record {
-        transactional: false,
-        control: false,
-        delete_horizon: false,
-        partition_leader_epoch: -1,
-        producer_id: -1,
-        producer_epoch: -1,
-        timestamp_type: TimestampType::Creation,
-        offset: 0,
-        sequence: -1,
-        timestamp: 1_700_000_000_000,
-        key: None,
-        value: Some(Bytes::copy_from_slice(value)),
-        headers: IndexMap::new(),
-    };
-    let mut bytes = BytesMut::new();
-    let options = RecordEncodeOptions { version: 2, compression: Compression::None };
-    RecordBatchEncoder::encode(&mut bytes, [&record], &options).expect("a record without compression can be encoded");
-    bytes.freeze()
 }

@@ -33,6 +33,7 @@ const START_ATTEMPTS_MAX: usize = 3;
 pub struct ClusterBuilder {
     name: String,
     brokers: u16,
+    host: String,
     version: String,
     heap_mib: u32,
     config: BTreeMap<String, String>,
@@ -101,6 +102,12 @@ impl ClusterBuilder {
         self
     }
 
+    /// The host that brokers listen at and call themselves by, an address of the loopback network. Default: `127.0.0.1`.
+    pub fn host(mut self, host: &str) -> Self {
+        self.host = host.to_owned();
+        self
+    }
+
     /// Kafka's version. Default: [`crate::KAFKA`].
     pub fn version(mut self, version: &str) -> Self {
         self.version = version.to_owned();
@@ -156,6 +163,7 @@ impl ClusterBuilder {
 #[derive(Debug)]
 struct Broker {
     id: i32,
+    host: String,
     plain: Ports,
     /// Of the listeners that a test has added, by their names: the port that it binds, and the one that it advertises if that is another one.
     others: BTreeMap<String, (Ports, Option<Ports>)>,
@@ -168,7 +176,7 @@ struct Broker {
 
 impl Broker {
     fn addr(&self) -> String {
-        format!("127.0.0.1:{}", self.plain.first())
+        format!("{}:{}", self.host, self.plain.first())
     }
 
     fn process(&self) -> MutexGuard<'_, Option<Guarded>> {
@@ -199,6 +207,7 @@ impl Cluster {
         ClusterBuilder {
             name: "kafka".to_owned(),
             brokers: 1,
+            host: "127.0.0.1".to_owned(),
             version: crate::kafka::KAFKA.to_owned(),
             heap_mib: 384,
             config: BTreeMap::new(),
@@ -230,8 +239,9 @@ impl Cluster {
         for (index, plain) in plain.into_iter().enumerate() {
             let id = i32::try_from(index + 1).context("too many brokers")?;
             let controller = ports.get(index).map_or(0, Ports::first);
-            let mut listeners = format!("PLAINTEXT://127.0.0.1:{},CONTROLLER://127.0.0.1:{controller}", plain.first());
-            let mut advertised = format!("PLAINTEXT://127.0.0.1:{}", plain.first());
+            let host = &builder.host;
+            let mut listeners = format!("PLAINTEXT://{host}:{},CONTROLLER://127.0.0.1:{controller}", plain.first());
+            let mut advertised = format!("PLAINTEXT://{host}:{}", plain.first());
             if let Some(delay) = &delay {
                 let (behind, before) = (Ports::one()?, Ports::one()?);
                 relays.push(delay.relay(before.first(), &format!("127.0.0.1:{}", behind.first())).await?);
@@ -260,8 +270,8 @@ impl Cluster {
             let text: String = properties.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
             std::fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
             let log = dir.path().join(format!("broker-{id}.log"));
-            let (heap_mib, process) = (builder.heap_mib, Mutex::new(None));
-            brokers.push(Broker { id, plain, others, config, log, heap_mib, process });
+            let (host, heap_mib, process) = (builder.host.clone(), builder.heap_mib, Mutex::new(None));
+            brokers.push(Broker { id, host, plain, others, config, log, heap_mib, process });
         }
         let mut cluster = Self {
             name: builder.name.clone(),
