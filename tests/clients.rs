@@ -8,10 +8,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use bytes::{Bytes, BytesMut};
 use common::{DIFFLUENT, PATIENCE, assert_topic_equal, wait_mirrored};
-use diffluent_testbed::kafka::Output;
+use diffluent_testbed::guard::{Guarded, TempDir};
+use diffluent_testbed::kafka::{Kafka, Output};
 use diffluent_testbed::workload::Transactions;
-use diffluent_testbed::{Cluster, Codec, Proxy, ProxyConfig, Side, Workload, verify};
+use diffluent_testbed::{Call, Cluster, Codec, KAFKA, Proxy, ProxyConfig, Side, Workload, verify};
+use kafka_protocol::indexmap::IndexMap;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{MetadataRequest, ProduceRequest};
+use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 use rdkafka::Message;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
@@ -25,6 +32,13 @@ const CONSOLE_PRODUCER: &str = "org.apache.kafka.tools.ConsoleProducer";
 const CONSOLE_CONSUMER: &str = "org.apache.kafka.tools.consumer.ConsoleConsumer";
 const CONSUMER_GROUPS: &str = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
 const PRODUCER_PERF: &str = "org.apache.kafka.tools.ProducerPerformance";
+
+const CONFIGS: &str = "kafka.admin.ConfigCommand";
+const SHARE_CONSUMER: &str = "org.apache.kafka.tools.consumer.ConsoleShareConsumer";
+const SHARE_GROUPS: &str = "org.apache.kafka.tools.consumer.group.ShareGroupCommand";
+const TRANSACTIONAL_COPIER: &str = "org.apache.kafka.tools.TransactionalMessageCopier";
+const WORD_COUNT: &str = "org.apache.kafka.streams.examples.wordcount.WordCountDemo";
+const STREAMS_RESETTER: &str = "org.apache.kafka.tools.StreamsResetter";
 
 struct World {
     eu: Cluster,
@@ -73,6 +87,11 @@ async fn stock_clients_work_through_the_proxy_as_without_it() -> Result<()> {
         the_java_producer_writes_with_and_without_compression_and_idempotence,
         two_members_of_a_group_share_a_topic,
         a_transactional_producer_commits_and_aborts,
+        a_group_of_the_new_protocol_and_a_share_group_read_every_record,
+        a_java_client_copies_a_topic_in_transactions,
+        streams_counts_words_in_both_group_protocols,
+        a_quota_throttles_as_at_the_broker,
+        the_tools_tell_the_same_as_at_the_broker,
     );
     if !failures.is_empty() {
         bail!("{}\n{}", failures.join("\n"), world.proxy.log_text()?);
@@ -247,5 +266,220 @@ async fn a_transactional_producer_commits_and_aborts(world: &World) -> Result<()
     // Not even hidden ones: no aborted record, no marker.
     let end: i64 = world.us.admin().end_offsets("payments").await?.iter().sum();
     ensure!(u64::try_from(end)? == COMMITTED, "the region's log has {end} offsets");
+    Ok(())
+}
+
+/// Writes lines to a topic, through the proxy.
+async fn write_lines(world: &World, topic: &str, lines: &[String]) -> Result<()> {
+    let input = lines.join("\n") + "\n";
+    world.tool(CONSOLE_PRODUCER, &["--bootstrap-server", &world.proxy.bootstrap(), "--topic", topic], &input).await?;
+    Ok(())
+}
+
+/// KIP-848 and KIP-932.
+async fn a_group_of_the_new_protocol_and_a_share_group_read_every_record(world: &World) -> Result<()> {
+    let through = world.proxy.bootstrap();
+    world.eu.create_topic("grouped", 3, 1, &[]).await?;
+    let lines: Vec<String> = (0..100).map(|number| format!("line {number:04}")).collect();
+    write_lines(world, "grouped", &lines).await?;
+    #[rustfmt::skip]
+    let from_the_start = [
+        "--bootstrap-server", &through, "--alter", "--entity-type", "groups", "--entity-name", "sharing",
+        "--add-config", "share.auto.offset.reset=earliest",
+    ];
+    world.tool(CONFIGS, &from_the_start, "").await?;
+    #[rustfmt::skip]
+    let consumer = [
+        "--bootstrap-server", &through, "--topic", "grouped", "--group", "modern", "--from-beginning",
+        "--max-messages", "100", "--timeout-ms", "60000", "--command-property", "group.protocol=consumer",
+    ];
+    #[rustfmt::skip]
+    let share = [
+        "--bootstrap-server", &through, "--topic", "grouped", "--group", "sharing",
+        "--max-messages", "100", "--timeout-ms", "60000",
+    ];
+    for (tool, args) in [(CONSOLE_CONSUMER, &consumer[..]), (SHARE_CONSUMER, &share[..])] {
+        let read = world.tool(tool, args, "").await?;
+        let mut got: Vec<&str> = read.stdout.lines().collect();
+        got.sort_unstable();
+        ensure!(got == lines, "{tool}: {got:?}");
+    }
+    for (tool, group) in [(CONSUMER_GROUPS, "modern"), (SHARE_GROUPS, "sharing")] {
+        let told = world.tool(tool, &["--bootstrap-server", &through, "--describe", "--group", group], "").await?;
+        ensure!(told.stdout.lines().filter(|line| line.contains("grouped")).count() == 3, "{}", told.stdout);
+    }
+    Ok(())
+}
+
+async fn a_java_client_copies_a_topic_in_transactions(world: &World) -> Result<()> {
+    let through = world.proxy.bootstrap();
+    for topic in ["original", "copy"] {
+        world.eu.create_topic(topic, 1, 1, &[]).await?;
+    }
+    let lines: Vec<String> = (0..100).map(|number| format!("line {number:04}")).collect();
+    write_lines(world, "original", &lines).await?;
+    #[rustfmt::skip]
+    let copy = [
+        "--broker-list", &through, "--input-topic", "original", "--input-partition", "0", "--output-topic", "copy",
+        "--transactional-id", "copier", "--consumer-group", "copiers", "--transaction-size", "30", "--use-group-metadata",
+    ];
+    world.tool(TRANSACTIONAL_COPIER, &copy, "").await?;
+    #[rustfmt::skip]
+    let read = [
+        "--bootstrap-server", &through, "--topic", "copy", "--from-beginning", "--max-messages", "100",
+        "--timeout-ms", "60000", "--isolation-level", "read_committed",
+    ];
+    let read = world.tool(CONSOLE_CONSUMER, &read, "").await?;
+    ensure!(read.stdout.lines().eq(lines.iter().map(String::as_str)), "{}", read.stdout);
+    world.assert_region_equal("copy").await
+}
+
+/// Kafka's own example, with a state store and its changelog; classic, and KIP-1071.
+async fn streams_counts_words_in_both_group_protocols(world: &World) -> Result<()> {
+    const INPUT: &str = "streams-plaintext-input";
+    const OUTPUT: &str = "streams-wordcount-output";
+    let through = world.proxy.bootstrap();
+    let kafka = Kafka::fetch(KAFKA, &["kafka-streams-examples"]).await?;
+    for topic in [INPUT, OUTPUT] {
+        world.eu.create_topic(topic, 1, 1, &[]).await?;
+    }
+    write_lines(world, INPUT, &["all streams lead to kafka".to_owned(), "streams of kafka".to_owned()]).await?;
+    let dir = TempDir::new("diffluent-streams-")?;
+    let mut expected = Vec::new();
+    for protocol in ["classic", "streams"] {
+        let config = dir.path().join(format!("{protocol}.properties"));
+        let state = dir.path().join(protocol);
+        let text = format!(
+            "bootstrap.servers={through}\napplication.id=words-{protocol}\ngroup.protocol={protocol}\nstate.dir={}\n",
+            state.display()
+        );
+        std::fs::write(&config, text)?;
+        let mut command = kafka.java(WORD_COUNT, 256);
+        command.arg(&config);
+        let running =
+            Guarded::spawn("an application of Streams", command, &dir.path().join(format!("{protocol}.log")))?;
+        expected.extend(["all 1", "streams 1", "lead 1", "to 1", "kafka 1", "streams 2", "of 1", "kafka 2"]);
+        let count = expected.len().to_string();
+        #[rustfmt::skip]
+        let read = [
+            "--bootstrap-server", &through, "--topic", OUTPUT, "--from-beginning", "--max-messages", &count,
+            "--timeout-ms", "60000", "--formatter-property", "print.key=true", "--formatter-property", "key.separator= ",
+            "--formatter-property", "value.deserializer=org.apache.kafka.common.serialization.LongDeserializer",
+        ];
+        let read = world.tool(CONSOLE_CONSUMER, &read, "").await?.stdout;
+        ensure!(read.lines().eq(expected.iter().copied()), "{protocol}: {read}\n{}", running.log_tail());
+    }
+    #[rustfmt::skip]
+    let reset = [
+        "--bootstrap-server", &through, "--application-id", "words-classic", "--input-topics", INPUT, "--force",
+    ];
+    world.tool(STREAMS_RESETTER, &reset, "").await?;
+    Ok(())
+}
+
+/// The broker's quota, by client id: the answer tells how long it makes the client wait, and the connection is as silent.
+async fn a_quota_throttles_as_at_the_broker(world: &World) -> Result<()> {
+    // What the testbed's raw calls call themselves.
+    const CLIENT: &str = "diffluent-testbed";
+    world.eu.create_topic("throttled", 1, 1, &[]).await?;
+    let alter = async |change: &str| {
+        let through = world.proxy.bootstrap();
+        #[rustfmt::skip]
+        let args = [
+            "--bootstrap-server", &through, "--alter", "--entity-type", "clients", "--entity-name", CLIENT,
+            change, if change == "--add-config" { "producer_byte_rate=20000" } else { "producer_byte_rate" },
+        ];
+        world.tool(CONFIGS, &args, "").await
+    };
+    alter("--add-config").await?;
+    let told = Call::connect(&world.proxy.bootstrap()).await?.call(&MetadataRequest::default(), 12).await?;
+    let port = told.brokers.first().context("no broker is told")?.port;
+    let record = Workload { value_bytes: 50_000, ..Workload::new("", "") }.value(1);
+    for addr in [world.eu.broker_addr(1)?, format!("127.0.0.1:{port}")] {
+        let mut call = Call::connect(&addr).await?;
+        let mut throttled = 0;
+        let since = Instant::now();
+        // The quota takes a moment to arrive, and is counted over some seconds.
+        while throttled == 0 {
+            ensure!(since.elapsed() < PATIENCE, "{addr} does not throttle");
+            let data = PartitionProduceData::default().with_records(Some(batch(&record)?));
+            let topic = TopicProduceData::default()
+                .with_name(StrBytes::from_static_str("throttled").into())
+                .with_partition_data(vec![data]);
+            let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(10_000).with_topic_data(vec![topic]);
+            throttled = call.call(&request, 9).await?.throttle_time_ms;
+        }
+        // Muted: the next answer comes when that time has passed.
+        let asked = Instant::now();
+        call.call(&MetadataRequest::default(), 12).await?;
+        let waited = asked.elapsed() + Duration::from_millis(100);
+        ensure!(
+            waited >= Duration::from_millis(u64::try_from(throttled)?).min(Duration::from_secs(1)),
+            "{addr}: {waited:?} of {throttled} ms"
+        );
+    }
+    alter("--delete-config").await?;
+    Ok(())
+}
+
+fn batch(value: &[u8]) -> Result<Bytes> {
+    let record = Record {
+        transactional: false,
+        control: false,
+        delete_horizon: false,
+        partition_leader_epoch: -1,
+        producer_id: -1,
+        producer_epoch: -1,
+        timestamp_type: TimestampType::Creation,
+        offset: 0,
+        sequence: -1,
+        timestamp: 1_700_000_000_000,
+        key: None,
+        value: Some(Bytes::copy_from_slice(value)),
+        headers: IndexMap::new(),
+    };
+    let mut bytes = BytesMut::new();
+    let options = RecordEncodeOptions { version: 2, compression: Compression::None };
+    RecordBatchEncoder::encode(&mut bytes, [&record], &options)?;
+    Ok(bytes.freeze())
+}
+
+async fn the_tools_tell_the_same_as_at_the_broker(world: &World) -> Result<()> {
+    let told = Call::connect(&world.proxy.bootstrap()).await?.call(&MetadataRequest::default(), 12).await?;
+    let port = told.brokers.first().context("no broker is told")?.port;
+    let through = [world.proxy.bootstrap(), format!("127.0.0.1:{port}")];
+    let direct = [world.eu.bootstrap(), world.eu.broker_addr(1)?];
+    #[rustfmt::skip]
+    let tools: [(&str, &[&str]); 9] = [
+        ("org.apache.kafka.tools.BrokerApiVersionsCommand", &["--bootstrap-server", "HERE"]),
+        ("org.apache.kafka.tools.ClusterTool", &["cluster-id", "--bootstrap-server", "HERE"]),
+        ("org.apache.kafka.tools.FeatureCommand", &["--bootstrap-server", "HERE", "describe"]),
+        ("org.apache.kafka.tools.GroupsCommand", &["--bootstrap-server", "HERE", "--list"]),
+        ("org.apache.kafka.tools.TransactionsCommand", &["--bootstrap-server", "HERE", "describe", "--transactional-id", "copier"]),
+        ("org.apache.kafka.tools.GetOffsetShell", &["--bootstrap-server", "HERE", "--topic", "grouped"]),
+        ("org.apache.kafka.tools.LogDirsCommand", &["--bootstrap-server", "HERE", "--describe", "--topic-list", "grouped"]),
+        (CONSUMER_GROUPS, &["--bootstrap-server", "HERE", "--describe", "--group", "modern", "--state"]),
+        (CONFIGS, &["--bootstrap-server", "HERE", "--describe", "--entity-type", "topics", "--entity-name", "grouped", "--all"]),
+    ];
+    for (tool, args) in tools {
+        let run = async |places: &[String; 2]| {
+            let args: Vec<&str> =
+                args.iter().map(|arg| if *arg == "HERE" { places[0].as_str() } else { arg }).collect();
+            let told = world.tool(tool, &args, "").await?.stdout;
+            // Free space on disks and the progress of the controllers' log change between any two calls.
+            let cut = |line: &str| {
+                let end = ["\"usableBytes\"", "Epoch:"].iter().filter_map(|part| line.find(part)).min();
+                line.get(..end.unwrap_or(line.len())).unwrap_or_default().to_owned()
+            };
+            let lines = told.lines().map(cut);
+            let blank = |line: String| places.iter().fold(line, |line, place| line.replace(place.as_str(), "HERE"));
+            let mut lines: Vec<String> = lines.map(blank).collect();
+            // Lists come out of hash maps.
+            lines.sort_unstable();
+            Ok::<_, anyhow::Error>(lines)
+        };
+        let (direct, through) = tokio::try_join!(run(&direct), run(&through))?;
+        ensure!(direct == through && !direct.is_empty(), "{tool}: {through:#?}\ninstead of {direct:#?}");
+    }
     Ok(())
 }

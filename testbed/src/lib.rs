@@ -28,6 +28,7 @@ pub mod packages;
 pub mod planted;
 pub mod ports;
 pub mod proxy;
+pub mod sockets;
 pub mod verify;
 pub mod workload;
 

@@ -192,13 +192,15 @@ pub struct Cluster {
     id: String,
     kafka: Kafka,
     brokers: Vec<Broker>,
+    /// What brokers that are added have in common with the others.
+    properties: BTreeMap<String, String>,
     delay: Option<DelayLine>,
     relays: Vec<Relay>,
     start_took: Duration,
     /// Claimed for the cluster's life.
     _ports: Vec<Ports>,
     /// Last, so that it is removed after the brokers are gone.
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Cluster {
@@ -229,7 +231,8 @@ impl Cluster {
             voters.push(format!("{id}@127.0.0.1:{}", controller.first()));
             ports.push(controller);
         }
-        let voters = voters.join(",");
+        let mut common = properties(builder);
+        common.insert("controller.quorum.voters".into(), voters.join(","));
         let delay = match builder.delay {
             Some(spec) => Some(DelayLine::new(spec)?),
             None => None,
@@ -257,19 +260,11 @@ impl Cluster {
                 advertised.push_str(&format!(",{name}://127.0.0.1:{}", other.as_ref().unwrap_or(&port).first()));
                 others.insert(name.clone(), (port, other));
             }
-            let data = dir.path().join(format!("data-{id}"));
-            format_data(kafka, &data, &cluster_id, id)?;
-            let mut properties = properties(builder);
-            properties.insert("node.id".into(), id.to_string());
-            properties.insert("controller.quorum.voters".into(), voters.clone());
+            let mut properties = common.clone();
             properties.insert("listeners".into(), listeners);
             properties.insert("advertised.listeners".into(), advertised);
-            properties.insert("log.dirs".into(), data.display().to_string());
             properties.extend(builder.config.clone());
-            let config = dir.path().join(format!("broker-{id}.properties"));
-            let text: String = properties.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
-            std::fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
-            let log = dir.path().join(format!("broker-{id}.log"));
+            let (config, log) = prepare(kafka, &dir, &cluster_id, id, properties)?;
             let (host, heap_mib, process) = (builder.host.clone(), builder.heap_mib, Mutex::new(None));
             brokers.push(Broker { id, host, plain, others, config, log, heap_mib, process });
         }
@@ -278,11 +273,12 @@ impl Cluster {
             id: cluster_id,
             kafka: kafka.clone(),
             brokers,
+            properties: common.into_iter().chain(builder.config.clone()).collect(),
             delay,
             relays,
             start_took: Duration::ZERO,
             _ports: ports,
-            _dir: dir,
+            dir,
         };
         for broker in &cluster.brokers {
             cluster.spawn(broker)?;
@@ -408,6 +404,29 @@ impl Cluster {
     fn broker(&self, id: i32) -> Result<&Broker> {
         let found = self.brokers.iter().find(|broker| broker.id == id);
         found.with_context(|| format!("cluster {} has no broker {id}", self.name))
+    }
+
+    /// Adds a broker that is no controller, and waits until it knows all the others; its id.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub async fn add_broker(&mut self) -> Result<i32> {
+        let first = self.brokers.first().context("there is no broker")?;
+        let (host, heap_mib) = (first.host.clone(), first.heap_mib);
+        let id = i32::try_from(self.brokers.len() + 1).context("too many brokers")?;
+        let plain = Ports::one()?;
+        let listener = format!("PLAINTEXT://{host}:{}", plain.first());
+        let mut properties = self.properties.clone();
+        properties.insert("process.roles".into(), "broker".into());
+        properties.insert("listeners".into(), listener.clone());
+        properties.insert("advertised.listeners".into(), listener);
+        let (config, log) = prepare(&self.kafka, &self.dir, &self.id, id, properties)?;
+        let (others, process) = (BTreeMap::new(), Mutex::new(None));
+        self.brokers.push(Broker { id, host, plain, others, config, log, heap_mib, process });
+        let broker = self.broker(id)?;
+        self.spawn(broker)?;
+        self.wait_ready(broker, self.brokers.len()).await?;
+        Ok(id)
     }
 
     /// Kills a broker with SIGKILL.
@@ -542,6 +561,24 @@ impl Cluster {
     pub async fn move_leader(&self, topic: &str, partition: i32, to: i32) -> Result<()> {
         self.admin().move_leader(topic, partition, to).await
     }
+}
+
+/// Formats a broker's data and writes its configuration: the paths of that and of its log.
+fn prepare(
+    kafka: &Kafka,
+    dir: &TempDir,
+    cluster_id: &str,
+    id: i32,
+    mut properties: BTreeMap<String, String>,
+) -> Result<(PathBuf, PathBuf)> {
+    let data = dir.path().join(format!("data-{id}"));
+    format_data(kafka, &data, cluster_id, id)?;
+    properties.insert("node.id".into(), id.to_string());
+    properties.insert("log.dirs".into(), data.display().to_string());
+    let config = dir.path().join(format!("broker-{id}.properties"));
+    let text: String = properties.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+    std::fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
+    Ok((config, dir.path().join(format!("broker-{id}.log"))))
 }
 
 /// The ids of the brokers that the broker at `addr` shows as alive.
