@@ -5,7 +5,7 @@ use super::clusters::{Answer, Found, GroupTrouble, Missing};
 use super::ports;
 use super::report::{Line, Section, plural, some_of};
 use crate::client::cluster::Metadata;
-use crate::config::{Config, Region};
+use crate::config::{Config, Region, is_of_mirror_maker};
 
 /// Kafka's limit on a topic's name.
 const TOPIC_CHARS_MAX: usize = 249;
@@ -212,6 +212,27 @@ fn topics(origin: &str, region: &Region, here: &Metadata, there: &Metadata) -> V
     } else {
         Line::ok(found)
     });
+
+    let renamed: Vec<&str> =
+        here.topics.keys().map(AsRef::as_ref).filter(|name: &&str| region.was_renamed(name)).collect();
+    if !renamed.is_empty() {
+        let names: Vec<String> = renamed.iter().map(ToString::to_string).collect();
+        lines.push(Line::ok(format!(
+            "{} not mirrored, because the name says that it came from a cluster that this proxy knows: {}",
+            plural(renamed.len(), "topic"),
+            some_of(&names)
+        )));
+    }
+    let state: Vec<String> = (here.topics.keys().chain(there.topics.keys()))
+        .filter(|name| is_of_mirror_maker(name))
+        .map(ToString::to_string)
+        .collect();
+    if !state.is_empty() {
+        lines.push(Line::warning(
+            format!("MirrorMaker 2 works here or there: {}", some_of(&state)),
+            "see that it does not copy topics back under the same names (IdentityReplicationPolicy), or records go round for ever; see docs/topologies.md",
+        ));
+    }
 
     let (mut absent, mut fewer, mut more, mut too_long) = (0, Vec::new(), Vec::new(), Vec::new());
     for (name, partitions) in selected {

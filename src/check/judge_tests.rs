@@ -182,3 +182,16 @@ fn a_controller_among_the_bootstrap_servers_is_named_as_one() {
     assert_eq!(line(&section, "c:9093 is a controller").level, Level::Warning);
     line(&section, "its brokers speak all that diffluent needs");
 }
+
+#[test]
+fn mirror_maker_beside_diffluent_and_topics_that_came_from_there_are_named() {
+    let config = config("topic_name = \"{origin}.{topic}\"");
+    let here = cluster("L", &[("orders", 1), ("us.orders", 1), ("mm2-offset-syncs.us.internal", 1)]);
+    let there = cluster("R", &[("us.checkpoints.internal", 1)]);
+    let section = region(&config, 0, &here, &[there.clone(), cluster("S", &[])], &there);
+    assert!(
+        line(&section, "MirrorMaker 2 works").what.ends_with("mm2-offset-syncs.us.internal, us.checkpoints.internal")
+    );
+    assert!(line(&section, "came from a cluster").what.ends_with(": us.orders"));
+    assert!(line(&section, "will be mirrored").what.starts_with("1 of 3"), "{section:#?}");
+}

@@ -202,7 +202,7 @@ pub(super) async fn older_backlog(
         let at = |offsets: &BTreeMap<Partition, Result<_, i16>>| offsets.get(partition)?.as_ref().ok().map(offset);
         let (Some(start), Some(end), Some(young)) = (at(&starts), at(&ends), at(&since)) else { continue };
         let next = match committed.get(partition) {
-            Some(Ok(position)) => position.source_offset.max(start.min(end)),
+            Some(Ok(commit)) => commit.source_offset().max(start.min(end)),
             _ => start,
         };
         // -1: none is younger.

@@ -22,6 +22,8 @@ pub const NOT_COORDINATOR: i16 = 16;
 pub const NOT_ENOUGH_REPLICAS: i16 = 19;
 /// The topic exists.
 pub const TOPIC_ALREADY_EXISTS: i16 = 36;
+/// The batch is neither the next one of its producer nor among its last five.
+pub const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
 /// A newer epoch of the producer id has written.
 pub const INVALID_PRODUCER_EPOCH: i16 = 47;
 /// The caller's leader epoch is old.

@@ -17,8 +17,9 @@ use std::path::Path;
 
 pub use error::{ConfigError, Problem};
 pub use reference::reference;
+pub use types::is_of_mirror_maker;
 pub use types::{
-    Admin, ClientAuth, Cluster, ClusterTls, Config, Mirror, OnRegionTopicLost, Proxy, ProxyTls, Region, Start,
+    Admin, ClientAuth, Cluster, ClusterTls, Config, Forward, Mirror, OnRegionTopicLost, Proxy, ProxyTls, Region, Start,
 };
 pub use values::{Advertise, ByteSize, HostPort, Name, PortRange, TopicPattern, TopicTemplate};
 
@@ -42,8 +43,13 @@ impl Config {
     /// As [`Config::load`].
     pub fn parse(file_name: &str, text: &str) -> Result<Self, ConfigError> {
         let deserializer = toml::Deserializer::parse(text).map_err(|e| error::syntax(file_name, text, &e))?;
-        let config: Config =
+        let mut config: Config =
             serde_path_to_error::deserialize(deserializer).map_err(|e| error::shape(file_name, text, e))?;
+        let known: Vec<String> = config.region.iter().map(|region| region.name.to_string()).collect();
+        for region in &mut config.region {
+            region.own_name = config.proxy.name.to_string();
+            region.known_regions.clone_from(&known);
+        }
         let problems = rules::problems(&config);
         if problems.is_empty() { Ok(config) } else { Err(error::invalid(file_name, text, problems)) }
     }

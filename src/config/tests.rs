@@ -348,3 +348,35 @@ fn a_configuration_written_out_and_read_again_is_the_same() {
     let config = parse(LEAST).unwrap();
     assert_eq!(parse(&toml::to_string(&config).unwrap()).unwrap(), config);
 }
+
+#[test]
+fn a_topic_that_was_renamed_on_its_way_from_a_known_cluster_is_not_renamed_again() {
+    let origins = ["us".to_owned()];
+    for (template, renamed, own) in [
+        (
+            "{origin}.{topic}",
+            ["us.orders", "us.eu.orders", "ap.us.orders", "x.y.eu.orders"],
+            ["orders", "ap.orders", "us", "eu.orders"],
+        ),
+        (
+            "{topic}-from-{origin}",
+            ["orders-from-us", "a-from-eu-from-ap", "a-from-us-from-eu", "b-from-us"],
+            ["orders", "-from-us", "us", "from"],
+        ),
+        (
+            "m_{origin}_{topic}_x",
+            ["m_us_orders_x", "m_ap_m_us_orders_x_x", "m_us_a_x", "m_ap_m_eu_b_x_x"],
+            ["orders", "m_ap_orders_x", "m_us_", "x"],
+        ),
+    ] {
+        let template: TopicTemplate = template.parse().expect("a template");
+        for topic in renamed {
+            assert!(template.names_one_of(&origins, "eu", topic), "{topic}");
+        }
+        for topic in own {
+            assert!(!template.names_one_of(&origins, "eu", topic), "{topic}");
+        }
+    }
+    let same: TopicTemplate = "copy-of-{topic}".parse().expect("a template");
+    assert!(!same.names_one_of(&origins, "eu", "copy-of-us"), "no origin, no round");
+}

@@ -184,7 +184,7 @@ pub struct Region {
     /// Some of the region's brokers, to find the others by.
     pub bootstrap_servers: Vec<HostPort>,
     /// Which topics are mirrored to this region: regular expressions, of which one must match the whole name. Internal topics (`__*`)
-    /// never are.
+    /// never are, nor those in which MirrorMaker 2 keeps its state.
     #[serde(default = "Region::default_topics")]
     pub topics: Vec<TopicPattern>,
     /// Which of these are not, all the same: regular expressions, of which none may match the whole name.
@@ -198,10 +198,21 @@ pub struct Region {
     /// restored) or `"recreate"` (it is created again, and all that the local log still holds is sent again).
     #[serde(default)]
     pub on_region_topic_lost: OnRegionTopicLost,
+    /// Which records the region gets: `"own"` (those that were born in the local cluster), `"all"` (those too that other clusters have mirrored here, except to
+    /// the cluster where they were born: for chains and hubs) or `"restore"` (as `"all"`, and also what was born in the region itself before its
+    /// topics were made anew: gives a rebuilt cluster its records back). docs/topologies.md says which one goes where.
+    #[serde(default)]
+    pub forward: Forward,
     /// What a topic is called in the region: `{topic}` stands for its name here and `{origin}` for the name of this proxy. Left
-    /// out, the name is the same.
+    /// out, the name is the same. A topic whose name says that it came from one of this proxy's regions (that region's `name` stands in the place of
+    /// `{origin}`) is not mirrored on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic_name: Option<TopicTemplate>,
+    // The name of this proxy, and those of its regions; filled in once the file is read.
+    #[serde(skip)]
+    pub(super) own_name: String,
+    #[serde(skip)]
+    pub(super) known_regions: Vec<String>,
     /// The most that is on its way to the region and not yet acknowledged. Bandwidth times round-trip time is what it takes to
     /// use a link fully: 1 Gbit/s at 200 ms is 24 MiB.
     #[serde(default = "Region::default_window")]
@@ -229,10 +240,19 @@ impl Region {
         ByteSize::from_mib(64)
     }
 
-    /// Whether `topic` of the local cluster is mirrored to this region. Internal topics (`__*`) never are.
+    /// Whether `topic` of the local cluster is mirrored to this region. Internal topics (`__*`) never are, nor are those of MirrorMaker 2, nor those that were
+    /// renamed on their way from a cluster that this proxy knows.
     pub fn selects(&self, topic: &str) -> bool {
         let any = |patterns: &[TopicPattern]| patterns.iter().any(|pattern| pattern.matches(topic));
-        !topic.starts_with("__") && any(&self.topics) && !any(&self.exclude_topics)
+        let never = topic.starts_with("__") || is_of_mirror_maker(topic) || self.was_renamed(topic);
+        !never && any(&self.topics) && !any(&self.exclude_topics)
+    }
+
+    /// Whether the topic's name, by `topic_name`, says that it came from a cluster that this proxy knows.
+    pub fn was_renamed(&self, topic: &str) -> bool {
+        self.topic_name
+            .as_ref()
+            .is_some_and(|template| template.names_one_of(&self.known_regions, &self.own_name, topic))
     }
 
     /// What `topic` of the local cluster is called in this region; `origin` is the proxy's name.
@@ -244,6 +264,11 @@ impl Region {
     }
 }
 
+/// Whether MirrorMaker 2 keeps its own state in a topic of this name. Its `heartbeats` is a topic as any other.
+pub fn is_of_mirror_maker(topic: &str) -> bool {
+    topic.ends_with(".checkpoints.internal") || (topic.starts_with("mm2-") && topic.ends_with(".internal"))
+}
+
 /// Where a stream that has no progress yet begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -253,6 +278,19 @@ pub enum Start {
     Earliest,
     /// At the local log's end.
     Latest,
+}
+
+/// Which records a region gets, by where they were born.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Forward {
+    /// Those that were born in the local cluster.
+    #[default]
+    Own,
+    /// Those too that were born elsewhere, except in the region's own cluster.
+    All,
+    /// Those too that were born in the region's own cluster, in a topic that it does not have any more.
+    Restore,
 }
 
 /// What is done when a topic in a region is deleted, or has lost all that was mirrored to it.

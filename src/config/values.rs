@@ -1,5 +1,6 @@
 //! The values of proxy.toml that have a unit or a form: each is checked when it is read, and shown as it was written.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -473,6 +474,41 @@ impl TopicTemplate {
     pub fn render(&self, origin: &str, topic: &str) -> String {
         // `{origin}` first: a topic's name can't contain braces, and neither can an origin.
         self.text.replace("{origin}", origin).replace("{topic}", topic)
+    }
+
+    /// Whether `topic` is what this template makes of a topic that came from one of these origins, at the last step or at an earlier one; or at an earlier
+    /// one from `own`, so that it has gone round.
+    pub fn names_one_of(&self, origins: &[String], own: &str, topic: &str) -> bool {
+        let mut looked_at = BTreeSet::from([topic]);
+        let mut names = vec![topic];
+        while let Some(name) = names.pop() {
+            for (origin, original) in self.readings(name) {
+                if origins.iter().any(|known| known == origin) || (origin == own && name != topic) {
+                    return true;
+                }
+                if looked_at.insert(original) {
+                    names.push(original);
+                }
+            }
+        }
+        false
+    }
+
+    /// All pairs of an origin and a topic of which this template makes `name`. None, if it does not name the origin once.
+    fn readings<'a>(&self, name: &'a str) -> Vec<(&'a str, &'a str)> {
+        let mut found = Vec::new();
+        let (Some(origin), Some(topic)) = (self.text.find("{origin}"), self.text.find("{topic}")) else { return found };
+        let (first, second) = if origin < topic { ("{origin}", "{topic}") } else { ("{topic}", "{origin}") };
+        let Some((before, rest)) = self.text.split_once(first) else { return found };
+        let Some((between, behind)) = rest.split_once(second) else { return found };
+        let Some(inner) = name.strip_prefix(before).and_then(|name| name.strip_suffix(behind)) else { return found };
+        for (at, _) in inner.match_indices(between) {
+            let (left, right) = (&inner[..at], &inner[at + between.len()..]);
+            if !left.is_empty() && !right.is_empty() {
+                found.push(if origin < topic { (left, right) } else { (right, left) });
+            }
+        }
+        found
     }
 }
 

@@ -67,6 +67,11 @@ impl Batch {
         self.header.total_len()
     }
 
+    /// Bytes that it holds in memory.
+    pub fn held_len(&self) -> usize {
+        HEADER_LEN + self.records.iter().map(Bytes::len).sum::<usize>()
+    }
+
     /// A batch has a header, so it is never empty.
     pub fn is_empty(&self) -> bool {
         false

@@ -9,6 +9,7 @@ use super::SkipError;
 use super::link::Answer;
 use super::progress::{Partition, Position};
 use super::reader::Read;
+use super::rejoin::Rejoined;
 use super::retrace::Retraced;
 use super::scan::Scanned;
 use super::start::Started;
@@ -66,6 +67,8 @@ pub enum Event {
     Scanned(Vec<(usize, Scanned)>),
     /// Positions that the region's log no longer proved were looked for anew.
     Retraced(Vec<(usize, Retraced)>),
+    /// Rows of the region's log were looked for, to go on in them.
+    Rejoined(Vec<(usize, Rejoined)>),
     /// Where the local log of an epoch ends.
     EpochEnds(Vec<(usize, i32, Result<i64, i16>)>),
     /// The first offset of local logs whose wanted offset is gone.

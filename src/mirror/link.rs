@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 
 use super::events::Event;
-use super::stream::Outgoing;
+use super::stream::{Appended, Outgoing};
 use super::throttle::Throttle;
 use crate::client::ClientError;
 use crate::client::apis::Call;
@@ -78,8 +78,8 @@ pub struct Sent {
 pub struct Answer {
     /// The batch.
     pub sent: Sent,
-    /// The offset that it got, or the error code.
-    pub result: Result<i64, i16>,
+    /// What the broker says about it, or the error code.
+    pub result: Result<Appended, i16>,
 }
 
 #[derive(Debug)]
@@ -201,10 +201,13 @@ async fn read(
 /// Finds each batch's result. A batch that the answer leaves out has an unknown outcome.
 fn match_up(sent: Vec<Sent>, answer: &ProduceResponse) -> Vec<Answer> {
     const NOT_ANSWERED: i16 = -1;
-    let results: HashMap<(&str, i32), Result<i64, i16>> = (answer.responses.iter())
+    let results: HashMap<(&str, i32), Result<Appended, i16>> = (answer.responses.iter())
         .flat_map(|topic| topic.partition_responses.iter().map(|partition| (topic.name.as_str(), partition)))
         .map(|(topic, partition)| {
-            let result = if partition.error_code == 0 { Ok(partition.base_offset) } else { Err(partition.error_code) };
+            let result = match partition.error_code {
+                0 => Ok(Appended { offset: partition.base_offset, append_time_ms: partition.log_append_time_ms }),
+                code => Err(code),
+            };
             ((topic, partition.index), result)
         })
         .collect();

@@ -18,6 +18,7 @@ pub mod offsets;
 pub mod progress;
 pub mod reader;
 pub mod region;
+pub mod rejoin;
 pub mod retrace;
 pub mod scan;
 pub mod source;
@@ -106,6 +107,7 @@ impl Mirror {
                     name: Arc::from(name),
                     start: region.start,
                     on_region_topic_lost: region.on_region_topic_lost,
+                    forward: region.forward,
                     window_bytes: region.window.as_usize(),
                     capture_share_bytes: share(config.mirror.buffer.as_usize()),
                     catch_up_share_bytes: share(config.mirror.catch_up_buffer.as_usize()),

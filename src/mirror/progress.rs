@@ -7,6 +7,13 @@
 //! diffluent/1 epoch=0 sequence=1200 region_offset=5100 region_leader_epoch=4 topic_id=<uuid> [lost=7] [diverged=2] [skipped=1]
 //! ```
 //!
+//! Where records that were born elsewhere are forwarded, several streams share the partition and the commit. The committed offset is the lowest of theirs:
+//!
+//! ```text
+//! diffluent/2 (as above) ahead=12 forward=<producer id, hex>:<ahead>:<epoch>:<sequence>:<region offset>:<region leader epoch>:<source leader
+//! epoch>[:<lost>:<diverged>:<skipped>],...
+//! ```
+//!
 //! # References
 //! OffsetCommit and OffsetFetch: the protocol guide. A commit without a member is allowed while the group has none.
 
@@ -30,6 +37,8 @@ use crate::client::error_code;
 
 /// One OffsetCommit carries at most so many partitions: a broker writes it as one batch that must stay under 1 MB.
 const COMMIT_PARTITIONS_MAX: usize = 2_000;
+/// And no further one behind so many bytes of metadata.
+const COMMIT_BYTES_MAX: usize = 400_000;
 
 /// Where a stream stands: everything before it is acknowledged by the region's in-sync replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,43 +72,93 @@ pub struct Toll {
     pub skipped_records: u64,
 }
 
+/// What is committed for a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// Where the stream of what was born here stands.
+    pub position: Position,
+    /// Where those stand that forward what was born elsewhere, by the producer id that it bears in the local log; `None` if nothing was forwarded at that
+    /// time. All of an origin's batches before `position` that are not in the region have a stream here. An epoch of -1: the region's
+    /// row of the origin is not known.
+    pub forwarded: Option<BTreeMap<i64, Position>>,
+}
+
+impl From<Position> for Commit {
+    fn from(position: Position) -> Self {
+        Self { position, forwarded: None }
+    }
+}
+
 /// The metadata of a commit that diffluent did not write.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the committed metadata {0:?} is not diffluent's")]
 pub struct ForeignMetadata(String);
 
-/// The part of a [`Position`] that goes into the commit's metadata.
-struct Details<'a>(&'a Position);
+/// The part of a [`Commit`] that goes into the metadata.
+struct Details<'a>(&'a Commit);
 
 impl fmt::Display for Details<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Position { producer_epoch, sequence, region_offset, region_leader_epoch, topic_id, toll, .. } = self.0;
+        let Commit { position, forwarded } = self.0;
+        let Position { producer_epoch, sequence, region_offset, region_leader_epoch, topic_id, toll, .. } = position;
         write!(
             f,
-            "diffluent/1 epoch={producer_epoch} sequence={sequence} region_offset={region_offset} \
-             region_leader_epoch={region_leader_epoch} topic_id={topic_id}"
+            "diffluent/{} epoch={producer_epoch} sequence={sequence} region_offset={region_offset} \
+             region_leader_epoch={region_leader_epoch} topic_id={topic_id}",
+            if forwarded.is_some() { 2 } else { 1 }
         )?;
-        let toll =
+        let tolls =
             [("lost", toll.lost_records), ("diverged", toll.diverged_records), ("skipped", toll.skipped_records)];
-        toll.iter().filter(|(_, records)| *records > 0).try_for_each(|(name, records)| write!(f, " {name}={records}"))
+        tolls
+            .iter()
+            .filter(|(_, records)| *records > 0)
+            .try_for_each(|(name, records)| write!(f, " {name}={records}"))?;
+        let Some(forwarded) = forwarded else { return Ok(()) };
+        let committed = self.0.source_offset();
+        write!(f, " ahead={} forward=", position.source_offset - committed)?;
+        for (index, (producer_id, position)) in forwarded.iter().enumerate() {
+            let Position { producer_epoch, sequence, region_offset, region_leader_epoch, toll, .. } = position;
+            let (ahead, source_leader_epoch) = (position.source_offset - committed, position.source_leader_epoch);
+            write!(
+                f,
+                "{}{producer_id:x}:{ahead}:{producer_epoch}:{sequence}:{region_offset}:{region_leader_epoch}:{source_leader_epoch}",
+                if index > 0 { "," } else { "" }
+            )?;
+            if *toll != Toll::default() {
+                write!(f, ":{}:{}:{}", toll.lost_records, toll.diverged_records, toll.skipped_records)?;
+            }
+        }
+        Ok(())
     }
 }
 
-impl Position {
-    /// Puts a position together from what a commit holds.
+impl Commit {
+    /// The offset that is committed: the first source offset that the region may not have, whatever was born there.
+    pub fn source_offset(&self) -> i64 {
+        let forwarded = self.forwarded.iter().flat_map(BTreeMap::values);
+        forwarded.map(|position| position.source_offset).fold(self.position.source_offset, i64::min)
+    }
+
+    /// Puts together what a commit holds.
     ///
     /// # Errors
     /// [`ForeignMetadata`] unless it was written by [`Progress::commit`].
-    pub fn from_commit(offset: i64, leader_epoch: i32, metadata: &str) -> Result<Self, ForeignMetadata> {
+    pub fn read(offset: i64, leader_epoch: i32, metadata: &str) -> Result<Self, ForeignMetadata> {
         let foreign = || ForeignMetadata(metadata.chars().take(200).collect());
-        let fields = metadata.strip_prefix("diffluent/1 ").ok_or_else(foreign)?;
+        let (version, fields) = metadata.split_once(' ').ok_or_else(foreign)?;
+        let forwards = match version {
+            "diffluent/1" => false,
+            "diffluent/2" => true,
+            _ => return Err(foreign()),
+        };
         let fields: HashMap<&str, &str> = fields.split(' ').filter_map(|field| field.split_once('=')).collect();
         fn field<T: FromStr>(fields: &HashMap<&str, &str>, name: &str) -> Option<T> {
             fields.get(name)?.parse().ok()
         }
         let read = || {
-            Some(Self {
-                source_offset: offset,
+            let ahead: i64 = if forwards { field(&fields, "ahead").filter(|ahead| *ahead >= 0)? } else { 0 };
+            let position = Position {
+                source_offset: offset.checked_add(ahead)?,
                 source_leader_epoch: leader_epoch,
                 producer_epoch: field(&fields, "epoch").filter(|epoch| *epoch >= 0)?,
                 sequence: field(&fields, "sequence").filter(|sequence| *sequence >= 0)?,
@@ -111,17 +170,45 @@ impl Position {
                     diverged_records: field(&fields, "diverged").unwrap_or(0),
                     skipped_records: field(&fields, "skipped").unwrap_or(0),
                 },
-            })
+            };
+            if !forwards {
+                return Some(position.into());
+            }
+            let entries = fields.get("forward")?.split(',').filter(|entry| !entry.is_empty());
+            let forwarded = entries.map(|entry| forwarded(entry, offset, position.topic_id)).collect::<Option<_>>()?;
+            Some(Self { position, forwarded: Some(forwarded) })
         };
         read().ok_or_else(foreign)
     }
+}
+
+/// One entry of `forward=`.
+fn forwarded(entry: &str, offset: i64, topic_id: Uuid) -> Option<(i64, Position)> {
+    let mut fields = entry.split(':');
+    let producer_id = i64::from_str_radix(fields.next()?, 16).ok()?;
+    // Wide enough for each field.
+    let mut next = || fields.next()?.parse::<i128>().ok();
+    let ahead = next().and_then(|ahead| i64::try_from(ahead).ok()).filter(|ahead| *ahead >= 0)?;
+    let position = Position {
+        source_offset: offset.checked_add(ahead)?,
+        producer_epoch: i16::try_from(next()?).ok().filter(|epoch| *epoch >= -1)?,
+        sequence: i32::try_from(next()?).ok().filter(|sequence| *sequence >= 0)?,
+        region_offset: i64::try_from(next()?).ok().filter(|offset| *offset >= 0)?,
+        region_leader_epoch: i32::try_from(next()?).ok()?,
+        source_leader_epoch: i32::try_from(next()?).ok()?,
+        topic_id,
+        toll: Toll::default(),
+    };
+    let mut records = || next().and_then(|records| u64::try_from(records).ok()).unwrap_or(0);
+    let toll = Toll { lost_records: records(), diverged_records: records(), skipped_records: records() };
+    Some((producer_id, Position { toll, ..position }))
 }
 
 /// A partition of a local topic.
 pub type Partition = (Arc<str>, i32);
 
 /// What a commit for a partition held.
-pub type Committed = Result<Position, ForeignMetadata>;
+pub type Committed = Result<Commit, ForeignMetadata>;
 
 /// The progress of one region's streams.
 #[derive(Debug)]
@@ -172,9 +259,8 @@ impl Progress {
                 }
                 if partition.committed_offset >= 0 {
                     let metadata = partition.metadata.as_deref().unwrap_or_default();
-                    let position =
-                        Position::from_commit(partition.committed_offset, partition.committed_leader_epoch, metadata);
-                    loaded.insert((topic_name.clone(), partition.partition_index), position);
+                    let commit = Commit::read(partition.committed_offset, partition.committed_leader_epoch, metadata);
+                    loaded.insert((topic_name.clone(), partition.partition_index), commit);
                 }
             }
         }
@@ -185,23 +271,38 @@ impl Progress {
     ///
     /// # Errors
     /// Those of the calls; [`ClientError::Refused`] when a whole request was refused. Some of the positions may be committed then.
-    pub async fn commit(&self, positions: &[(Partition, Position)]) -> Result<HashMap<Partition, i16>, ClientError> {
+    pub async fn commit(&self, commits: &[(Partition, Commit)]) -> Result<HashMap<Partition, i16>, ClientError> {
         let mut refused = HashMap::new();
-        for chunk in positions.chunks(COMMIT_PARTITIONS_MAX) {
+        let mut chunk = Vec::new();
+        let mut bytes = 0;
+        for (partition, commit) in commits {
+            let details = Details(commit).to_string();
+            bytes += details.len();
+            chunk.push((partition, commit, details));
+            if chunk.len() >= COMMIT_PARTITIONS_MAX || bytes >= COMMIT_BYTES_MAX {
+                refused.extend(self.commit_chunk(std::mem::take(&mut chunk)).await?);
+                bytes = 0;
+            }
+        }
+        if !chunk.is_empty() {
             refused.extend(self.commit_chunk(chunk).await?);
         }
         Ok(refused)
     }
 
-    async fn commit_chunk(&self, positions: &[(Partition, Position)]) -> Result<HashMap<Partition, i16>, ClientError> {
+    async fn commit_chunk(
+        &self,
+        commits: Vec<(&Partition, &Commit, String)>,
+    ) -> Result<HashMap<Partition, i16>, ClientError> {
+        let asked = commits.len();
         let mut topics: BTreeMap<&Arc<str>, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
-        for ((topic, partition), position) in positions {
+        for ((topic, partition), commit, details) in commits {
             topics.entry(topic).or_default().push(
                 OffsetCommitRequestPartition::default()
                     .with_partition_index(*partition)
-                    .with_committed_offset(position.source_offset)
-                    .with_committed_leader_epoch(position.source_leader_epoch)
-                    .with_committed_metadata(Some(StrBytes::from_string(Details(position).to_string()))),
+                    .with_committed_offset(commit.source_offset())
+                    .with_committed_leader_epoch(commit.position.source_leader_epoch)
+                    .with_committed_metadata(Some(StrBytes::from_string(details))),
             );
         }
         let request = OffsetCommitRequest::default()
@@ -223,7 +324,7 @@ impl Progress {
             .collect();
         match refused.values().next() {
             // A coordinator that refuses says so for each partition.
-            Some(code) if refused.len() == positions.len() => {
+            Some(code) if refused.len() == asked => {
                 self.forget_coordinator().await;
                 Err(self.refused("commit", *code))
             }
@@ -299,20 +400,45 @@ mod tests {
         }
     }
 
+    fn read_back(commit: &Commit) -> Result<Commit, ForeignMetadata> {
+        Commit::read(commit.source_offset(), commit.position.source_leader_epoch, &Details(commit).to_string())
+    }
+
     #[test]
     fn a_position_comes_back_as_it_was_committed() {
-        let metadata = Details(&position()).to_string();
-        assert_eq!(Position::from_commit(99, 3, &metadata), Ok(position()));
+        let commit = Commit::from(position());
+        assert_eq!(read_back(&commit), Ok(commit.clone()));
         let toll = Toll { lost_records: 3, diverged_records: 0, skipped_records: u64::MAX };
-        let harmed = Position { toll, ..position() };
-        assert_eq!(Position::from_commit(99, 3, &Details(&harmed).to_string()), Ok(harmed));
+        let harmed = Commit::from(Position { toll, ..position() });
+        assert_eq!(read_back(&harmed), Ok(harmed.clone()));
+        let metadata = Details(&commit).to_string();
         assert!(metadata.len() < 150, "{} bytes: 5000 partitions must fit in a commit of 1 MB", metadata.len());
     }
 
     #[test]
+    fn positions_of_what_was_born_elsewhere_come_back_and_the_lowest_one_is_committed() {
+        let mut commit = Commit { position: position(), forwarded: Some(BTreeMap::new()) };
+        assert_eq!(read_back(&commit), Ok(commit.clone()), "forwarding, and nothing to forward yet");
+        let toll = Toll { lost_records: 0, diverged_records: 9, skipped_records: u64::MAX };
+        commit.forwarded = Some(BTreeMap::from([
+            (1 << 62 | 5, Position { source_offset: 7, producer_epoch: -1, sequence: 0, toll, ..position() }),
+            (i64::MAX, Position { source_offset: 200, region_leader_epoch: 4, ..position() }),
+        ]));
+        assert_eq!(commit.source_offset(), 7);
+        assert_eq!(read_back(&commit), Ok(commit.clone()));
+        let one = Details(&commit).to_string().len() / 3;
+        assert!(one * 20 < 4_096, "{one} bytes: a commit's metadata has room for 20 origins");
+    }
+
+    #[test]
     fn a_position_of_somebody_else_is_not_taken_for_ours() {
-        for metadata in ["", "something", "diffluent/2 epoch=0", "diffluent/1 epoch=-1 sequence=0"] {
-            assert!(Position::from_commit(0, 0, metadata).is_err(), "{metadata:?}");
+        for metadata in ["", "something", "diffluent/3 epoch=0", "diffluent/1 epoch=-1 sequence=0"] {
+            assert!(Commit::read(0, 0, metadata).is_err(), "{metadata:?}");
+        }
+        let forwards = "diffluent/2 epoch=0 sequence=0 region_offset=0 region_leader_epoch=0 topic_id=00000000-0000-0000-0000-000000000000 ahead=0";
+        assert!(Commit::read(0, 0, &format!("{forwards} forward=")).is_ok());
+        for broken in ["", " forward=x", " forward=4000000000000005:0:0", " forward=4000000000000005:-1:0:0:0:0:0"] {
+            assert!(Commit::read(0, 0, &format!("{forwards}{broken}")).is_err(), "{broken:?}");
         }
     }
 }

@@ -17,7 +17,7 @@ use kafka_protocol::messages::{BrokerId, FetchRequest};
 use tokio::time::Instant;
 
 use super::batch::{Batch, Fingerprint, fetched};
-use super::committed::Aborted;
+use super::committed::{Aborted, Origin};
 use super::offsets::{Which, list_offsets, name};
 use super::progress::{Partition, Position};
 use super::stream::{Doubt, Found};
@@ -104,13 +104,15 @@ pub enum Retraced {
 }
 
 /// The last batch of a stream in the region's log.
-struct Last {
-    epoch: i16,
-    found: Found,
+pub(super) struct Last {
+    /// Its producer epoch.
+    pub epoch: i16,
+    /// The batch.
+    pub found: Found,
 }
 
 /// What came of reading one stretch of a log.
-enum Stretch<T> {
+pub(super) enum Stretch<T> {
     Read(T),
     Failed(i16),
 }
@@ -140,10 +142,9 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, trace: &Trace) -> 
     let Some((source_start, source_end, source_epoch)) = bounds(local, leader.node_id, &trace.source).await? else {
         return Ok(Retraced::Later);
     };
-    let there = region.connect(node_id).await?;
-    let mut there = Log { connection: there, partition: &trace.region, leader_epoch: region_epoch, committed: false };
+    let mut there = Log::of_region(region.connect(node_id).await?, &trace.region, region_epoch);
     let here = local.connect(leader.node_id).await?;
-    let mut here = Log { connection: here, partition: &trace.source, leader_epoch: source_epoch, committed: true };
+    let mut here = Log::of_source(here, &trace.source, source_epoch, Origin::Here);
     if let Doubt::Source(lost_from) = trace.doubt {
         return part(there, here, trace, lost_from, region_end, source_end).await;
     }
@@ -299,7 +300,7 @@ fn failed(code: i16) -> Retraced {
 }
 
 /// Start, end and leader epoch of a log; `None` when the broker can't say.
-async fn bounds(
+pub(super) async fn bounds(
     cluster: &Cluster,
     node_id: i32,
     partition: &Partition,
@@ -313,7 +314,7 @@ async fn bounds(
 }
 
 /// The offset of the first record that is not older than `timestamp`; the inner `None` when there is none.
-async fn offset_at(
+pub(super) async fn offset_at(
     cluster: &Cluster,
     node_id: i32,
     partition: &Partition,
@@ -324,18 +325,30 @@ async fn offset_at(
 }
 
 /// One partition's log, read forward.
-struct Log<'a> {
+pub(super) struct Log<'a> {
     connection: Connection,
     partition: &'a Partition,
     /// The epoch of the leader that told the log's ends: nothing is read from another one.
     leader_epoch: i32,
     /// read_committed: aborted records are named, open transactions left out.
     committed: bool,
+    /// What the stream sends of it.
+    origin: Origin,
 }
 
-impl Log<'_> {
+impl<'a> Log<'a> {
+    /// The source's log, of which a stream sends the committed records of one origin.
+    pub fn of_source(connection: Connection, partition: &'a Partition, leader_epoch: i32, origin: Origin) -> Self {
+        Self { connection, partition, leader_epoch, committed: true, origin }
+    }
+
+    /// The region's log: every batch in it is looked at.
+    pub fn of_region(connection: Connection, partition: &'a Partition, leader_epoch: i32) -> Self {
+        Self { connection, partition, leader_epoch, committed: false, origin: Origin::Nowhere }
+    }
+
     /// Reads from `from` to `end`, giving each batch and whether it is one that a stream passes over. Stops early when `each` gives something.
-    async fn read<T>(
+    pub async fn read<T>(
         &mut self,
         from: i64,
         end: i64,
@@ -353,7 +366,7 @@ impl Log<'_> {
             let mut aborted = Aborted::new(transactions.collect());
             let before = cursor;
             for batch in fetched(data.records.unwrap_or_default(), Instant::now()).map_while(Result::ok) {
-                let passed_over = aborted.passes_over(&batch.header);
+                let passed_over = aborted.passes_over(&batch.header) || !self.origin.has(&batch.header);
                 if batch.header.next_offset() <= cursor {
                     continue;
                 }
@@ -402,7 +415,7 @@ impl Log<'_> {
 }
 
 /// The last batch with the producer id in the log, from its end backward.
-async fn search_back(
+pub(super) async fn search_back(
     log: &mut Log<'_>,
     producer_id: i64,
     start: i64,

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::events::Event;
 use super::offsets::{Which, by_leader, list_all, name};
-use super::progress::{Committed, Partition, Position, Progress, Toll, is_passing};
+use super::progress::{Commit, Committed, Partition, Position, Progress, Toll, is_passing};
 use super::topics;
 use crate::client::ClientError;
 use crate::client::cluster::Cluster;
@@ -37,6 +37,8 @@ pub struct Starting {
     pub producer_id: i64,
     /// Where it begins if it never ran.
     pub start: Start,
+    /// Whether what was born elsewhere is forwarded.
+    pub forwards: bool,
 }
 
 /// What came of it.
@@ -52,6 +54,8 @@ pub enum Started {
         never_wrote: bool,
         /// The region holds records of the stream, but its progress is gone: the position is to be found in both logs.
         unproven: bool,
+        /// Where those stand that forward what was born elsewhere; `None` if nothing was forwarded when that was committed.
+        forwarded: Option<BTreeMap<i64, Position>>,
     },
     /// Try again: a cluster can't be asked at the moment.
     Later,
@@ -100,8 +104,10 @@ async fn run(
             (Some(reason), _) => outcomes.push((stream.stream, Started::Stalled(reason.clone()))),
             (None, None) => outcomes.push((stream.stream, Started::Later)),
             (None, Some((position, true))) => {
-                outcomes
-                    .push((stream.stream, Started::Ready { position: *position, never_wrote: false, unproven: false }));
+                let forwarded =
+                    committed.get(&stream.partition).and_then(|commit| commit.as_ref().ok()?.forwarded.clone());
+                let ready = Started::Ready { position: *position, never_wrote: false, unproven: false, forwarded };
+                outcomes.push((stream.stream, ready));
             }
             (None, Some((position, false))) => fresh.push((stream, *position)),
         }
@@ -122,8 +128,8 @@ async fn local_positions(
     let mirrored_before: BTreeSet<&Arc<str>> = committed.keys().map(|(topic, _)| topic).collect();
     for stream in streams {
         match committed.get(&stream.partition) {
-            Some(Ok(position)) if position.topic_id == stream.topic_id => {
-                positions.insert(stream.stream, (*position, true));
+            Some(Ok(commit)) if commit.position.topic_id == stream.topic_id => {
+                positions.insert(stream.stream, (commit.position, true));
             }
             other => {
                 if let Some(Err(error)) = other {
@@ -187,15 +193,18 @@ async fn begin(
             tracing::warn!(region = %region.name(), topic = %stream.partition.0, partition = stream.partition.1,
                 "the region holds records of this stream, but its progress is gone from the local cluster (group diffluent.{}): starting \
                  over would repeat them; its last batch is looked for in both logs", region.name());
-            outcomes.push((stream.stream, Started::Ready { position, never_wrote: false, unproven: true }));
+            let ready = Started::Ready { position, never_wrote: false, unproven: true, forwarded: None };
+            outcomes.push((stream.stream, ready));
             continue;
         }
         match ends.get(&there(stream)) {
             Some(Ok(end)) => {
                 let position =
                     Position { region_offset: end.offset, region_leader_epoch: end.leader_epoch, ..position };
-                commits.push((stream.partition.clone(), position));
-                outcomes.push((stream.stream, Started::Ready { position, never_wrote: true, unproven: false }));
+                let commit = Commit { position, forwarded: stream.forwards.then(BTreeMap::new) };
+                commits.push((stream.partition.clone(), commit));
+                let ready = Started::Ready { position, never_wrote: true, unproven: false, forwarded: None };
+                outcomes.push((stream.stream, ready));
             }
             _ => outcomes.push((stream.stream, Started::Later)),
         }

@@ -133,7 +133,7 @@ fn stream(
     let (here, there) = ((topic.name.clone(), partition), (topic.name_in_region.clone(), partition));
     let group = format!("diffluent.{}", region.name);
     let position = match committed.get(&here) {
-        Some(Ok(position)) if position.topic_id == topic.id => *position,
+        Some(Ok(commit)) if commit.position.topic_id == topic.id => commit.position,
         Some(Ok(_)) => {
             return Err(Unknown::new(
                 "the committed progress is of an earlier topic of this name",

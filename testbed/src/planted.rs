@@ -61,8 +61,8 @@ pub const BUGS: &[Planted] = &[
     Planted {
         name: "moves progress before the barrier",
         file: "src/mirror/stream/sending.rs",
-        from: "self.in_flight[at].barrier.then(|| self.acknowledge(at, base_offset, leader_epoch))",
-        to: "Some(self.acknowledge(at, base_offset, leader_epoch))",
+        from: "self.in_flight[at].barrier.then(|| self.acknowledge(at, appended.offset, leader_epoch))",
+        to: "Some(self.acknowledge(at, appended.offset, leader_epoch))",
     },
     Planted {
         name: "takes an empty answer for \"never wrote\"",
@@ -93,6 +93,18 @@ pub const BUGS: &[Planted] = &[
         file: "src/mirror/stream/recovery.rs",
         from: "Some(found) if found.next_sequence != self.position.sequence => Phase::Replaying(found),\n",
         to: "",
+    },
+    Planted {
+        name: "sends home what was born there",
+        file: "src/mirror/region/forward.rs",
+        from: "if !is_born_in(producer_id, &metadata.cluster_id) {",
+        to: "if producer_id != 0 {",
+    },
+    Planted {
+        name: "begins a row wherever another path is",
+        file: "src/mirror/rejoin.rs",
+        from: "let Some(Last { epoch, found }) = last else {",
+        to: "let Some(Last { epoch, found }) = last.filter(|_| false) else {",
     },
 ];
 

@@ -7,17 +7,18 @@ use diffluent::mirror::identity::{is_reserved, reserved_producer_id};
 use diffluent_testbed::model::Model;
 use diffluent_testbed::model::partition::Partition;
 
+use super::plan::{Plan, Route};
 use super::records::numbers;
 
 /// A record of an origin's log: the offset behind its batch, and its number.
 type Placed = (i64, u64);
 
-/// A stream: origin, region, topic, partition.
+/// What a region must hold of an origin, in a partition.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StreamKey {
     /// The cluster where the records are born.
     pub origin: usize,
-    /// The cluster that gets them.
+    /// The cluster that gets them, on whatever way.
     pub region: usize,
     /// The topic.
     pub topic: String,
@@ -28,10 +29,10 @@ pub struct StreamKey {
 /// Remembers what was committed once, and compares.
 pub struct Oracle {
     clusters: Vec<Arc<Model>>,
-    origins: Vec<usize>,
+    plan: Arc<Plan>,
     /// All that an origin's log ever held committed, by origin, topic and partition.
     ever: BTreeMap<(usize, String, i32), BTreeSet<u64>>,
-    /// What retention took from a region, in order.
+    /// What retention took from a region, in order. Where that forwards, others may never get it.
     retired: BTreeMap<StreamKey, Vec<u64>>,
     /// Whether an origin's log has lost committed records.
     source_harmed: bool,
@@ -41,10 +42,10 @@ pub struct Oracle {
 
 impl Oracle {
     /// An oracle for these clusters.
-    pub fn new(clusters: Vec<Arc<Model>>, origins: Vec<usize>) -> Self {
+    pub fn new(clusters: Vec<Arc<Model>>, plan: Arc<Plan>) -> Self {
         Self {
             clusters,
-            origins,
+            plan,
             ever: BTreeMap::new(),
             retired: BTreeMap::new(),
             source_harmed: false,
@@ -55,7 +56,7 @@ impl Oracle {
     /// To be called before committed records are taken from a cluster's log.
     pub fn before_harm(&mut self, cluster: usize) {
         self.remember();
-        self.source_harmed |= self.origins.contains(&cluster);
+        self.source_harmed |= self.plan.origins.contains(&cluster);
         self.region_harmed = true;
     }
 
@@ -73,7 +74,7 @@ impl Oracle {
     }
 
     fn remember(&mut self) {
-        for &origin in &self.origins {
+        for &origin in &self.plan.origins {
             for (topic, known) in &self.clusters[origin].look().topics {
                 for (index, partition) in (0..).zip(&known.partitions) {
                     let ever = self.ever.entry((origin, topic.clone(), index)).or_default();
@@ -86,9 +87,10 @@ impl Oracle {
     /// All streams that there should be.
     pub fn streams(&self) -> Vec<StreamKey> {
         let mut streams = Vec::new();
-        for &origin in &self.origins {
+        for &origin in &self.plan.origins {
+            let reached = self.plan.reached(origin);
             for (topic, known) in &self.clusters[origin].look().topics {
-                for region in (0..self.clusters.len()).filter(|region| *region != origin) {
+                for &region in &reached {
                     for partition in (0..).zip(&known.partitions).map(|(index, _)| index) {
                         streams.push(StreamKey { origin, region, topic: topic.clone(), partition });
                     }
@@ -99,20 +101,30 @@ impl Oracle {
     }
 
     fn expected(&self, stream: &StreamKey) -> Vec<Placed> {
-        let state = self.clusters[stream.origin].look();
-        state.partition(&stream.topic, stream.partition).map(born_here).unwrap_or_default()
+        self.placed(stream, stream.origin)
     }
 
     /// What the region holds of the stream, committed there.
     fn held(&self, stream: &StreamKey) -> Vec<u64> {
+        self.placed(stream, stream.region).into_iter().map(|(_, number)| number).collect()
+    }
+
+    /// What a cluster holds of what was born in the stream's origin, committed there.
+    fn placed(&self, stream: &StreamKey, cluster: usize) -> Vec<Placed> {
         let id = {
             let state = self.clusters[stream.origin].look();
             state.topics.get(&stream.topic).map(|topic| reserved_producer_id(&state.cluster_id, topic.id))
         };
-        let state = self.clusters[stream.region].look();
+        let state = self.clusters[cluster].look();
         let Some(partition) = state.partition(&stream.topic, stream.partition) else { return Vec::new() };
+        if cluster == stream.origin {
+            return born_here(partition);
+        }
         let committed = partition.batches().iter().filter(|batch| batch.last_offset < partition.high_watermark());
-        committed.filter(|batch| Some(batch.producer_id) == id).flat_map(|batch| numbers(&batch.bytes)).collect()
+        let placed = committed.filter(|batch| Some(batch.producer_id) == id);
+        placed
+            .flat_map(|batch| numbers(&batch.bytes).into_iter().map(|number| (batch.last_offset + 1, number)))
+            .collect()
     }
 
     /// Whether the region holds what it should, now that everything has come to rest.
@@ -120,7 +132,7 @@ impl Oracle {
     /// # Errors
     /// What is wrong.
     pub fn compare(&mut self, stream: &StreamKey) -> Result<(), String> {
-        let expected: Vec<u64> = self.expected(stream).into_iter().map(|(_, number)| number).collect();
+        let mut expected: Vec<u64> = self.expected(stream).into_iter().map(|(_, number)| number).collect();
         let mut held = self.retired.get(stream).cloned().unwrap_or_default();
         held.extend(self.held(stream));
         let once: BTreeSet<u64> = held.iter().copied().collect();
@@ -129,6 +141,16 @@ impl Oracle {
             let twice: Vec<u64> = held.iter().copied().filter(|number| !seen.insert(*number)).collect();
             return Err(format!("{stream:?}: {} records twice, the first is {:?}", twice.len(), twice.first()));
         }
+        // What retention took from a cluster on the way may not have got further.
+        let lost: BTreeSet<u64> = (self.retired.iter())
+            .filter(|(taken, _)| {
+                (taken.origin, &taken.topic, taken.partition) == (stream.origin, &stream.topic, stream.partition)
+                    && taken.region != stream.region
+                    && self.plan.forwards.contains(&taken.region)
+            })
+            .flat_map(|(_, numbers)| numbers.iter().copied())
+            .collect();
+        expected.retain(|number| once.contains(number) || !lost.contains(number));
         let wanted: BTreeSet<u64> = expected.iter().copied().collect();
         if !self.source_harmed && held.len() > expected.len() {
             return Err(format!("{stream:?}: {} records that the origin does not have", held.len() - expected.len()));
@@ -155,21 +177,36 @@ impl Oracle {
         }
     }
 
-    /// Whether the region holds, committed, everything before a source offset that diffluent calls done. Where records were lost on purpose nothing
-    /// can be said.
+    /// Whether the region at the end of a route holds, committed, everything before an offset of its beginning that diffluent calls done, wherever it was
+    /// born. Where records were lost on purpose nothing can be said.
     ///
     /// # Errors
     /// What is wrong.
-    pub fn is_done_before(&self, stream: &StreamKey, offset: i64, who: &str) -> Result<(), String> {
+    pub fn is_done_before(
+        &self,
+        route: Route,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+        who: &str,
+    ) -> Result<(), String> {
         if self.region_harmed || self.source_harmed {
             return Ok(());
         }
-        let held: BTreeSet<u64> = self.held(stream).into_iter().collect();
-        let missing =
-            self.expected(stream).into_iter().find(|(next, number)| *next <= offset && !held.contains(number));
-        missing.map_or(Ok(()), |(next, number)| {
-            Err(format!("{stream:?}: {who} says that everything before {offset} is in the region, but record {number} (before {next}) is not"))
-        })
+        for &origin in self.plan.origins.iter().filter(|origin| self.plan.carries(route, **origin)) {
+            let stream = StreamKey { origin, region: route.to, topic: topic.to_owned(), partition };
+            let held: BTreeSet<u64> = self.held(&stream).into_iter().collect();
+            let done = self.placed(&stream, route.from);
+            if let Some((next, number)) =
+                done.into_iter().find(|(next, number)| *next <= offset && !held.contains(number))
+            {
+                return Err(format!(
+                    "{route:?}, {topic}-{partition}: {who} says that everything before {offset} is in the region, but record {number} \
+                     (before {next}) of {origin} is not"
+                ));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,14 +1,16 @@
 //! A proxy as a simulated host: the real sessions, capture and mirror, between model brokers.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use diffluent::capture::Capture;
 use diffluent::client::cluster::Cluster;
-use diffluent::config::Config;
+use diffluent::config::{self, Config};
 use diffluent::lag::RegionLag;
 use diffluent::mirror::Mirror;
 use diffluent::mirror::metrics::MirrorMetrics;
+use diffluent::net::{Connect, Connecting};
 use diffluent::session::{Advertise, Brokers, Shared, serve_pair};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -20,6 +22,32 @@ use super::plan::Plan;
 /// Broker N of the local cluster stands behind this port plus N.
 pub const FIRST_PORT: u16 = 9100;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What stands for the brokers of each proxy's cluster.
+pub type Fronts = Arc<Mutex<BTreeMap<usize, Arc<Brokers>>>>;
+
+/// Connects to a region's brokers through the proxy there. That advertises ports which it has bound for them outside of the simulation; its ports in it
+/// are numbered by the brokers.
+#[derive(Debug)]
+struct ThroughProxy {
+    region: usize,
+    fronts: Fronts,
+}
+
+impl Connect for ThroughProxy {
+    fn connect<'a>(&'a self, host: &'a str, port: u16, timeout: Duration) -> Connecting<'a> {
+        Box::pin(async move {
+            let front = self.fronts.lock().expect("nobody panicked").get(&self.region).cloned();
+            let routes = front.map(|front| front.routes()).unwrap_or_default();
+            let advertised = routes.iter().find(|route| route.advertised_port == Some(port)).map(|route| route.node_id);
+            // The bootstrap servers are named as the brokers are.
+            let named = host.rsplit('-').next().and_then(|number| number.parse().ok()).filter(|_| port == 9092);
+            let Some(node_id) = advertised.or(named) else { return Err(std::io::ErrorKind::ConnectionRefused.into()) };
+            let port = FIRST_PORT + u16::try_from(node_id).expect("small");
+            Simulated.connect(&proxy_host(self.region), port, timeout).await
+        })
+    }
+}
 
 /// What the last look at the lag showed.
 pub type Seen = Arc<Mutex<Vec<RegionLag>>>;
@@ -52,9 +80,10 @@ fn configuration(plan: &Plan, cluster: usize) -> Config {
         quoted(servers(plan, cluster)),
         plan.buffer
     );
-    for region in (0..plan.brokers.len()).filter(|region| *region != cluster) {
+    let forward = if plan.forwards.contains(&cluster) { "all" } else { "own" };
+    for region in plan.routes.iter().filter(|route| route.from == cluster).map(|route| route.to) {
         text += &format!(
-            "[[region]]\nname = \"{}\"\nbootstrap_servers = {}\n",
+            "[[region]]\nname = \"{}\"\nforward = \"{forward}\"\nbootstrap_servers = {}\n",
             region_name(region),
             quoted(servers(plan, region))
         );
@@ -63,7 +92,7 @@ fn configuration(plan: &Plan, cluster: usize) -> Config {
 }
 
 /// Runs the proxy of a cluster until its host is killed. `seen` shows its lag, about twice a second.
-pub async fn run(plan: Arc<Plan>, cluster: usize, seen: Seen) -> turmoil::Result {
+pub async fn run(plan: Arc<Plan>, cluster: usize, seen: Seen, fronts: Fronts) -> turmoil::Result {
     let config = configuration(&plan, cluster);
     let metrics = MirrorMetrics::register(&mut Registry::default());
     let capture = Arc::new(Capture::new(config.mirror.buffer.as_usize()));
@@ -72,9 +101,18 @@ pub async fn run(plan: Arc<Plan>, cluster: usize, seen: Seen) -> turmoil::Result
     while local.refresh().await.is_err() {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    let mirror = Mirror::start(&config, &|_| Arc::new(Simulated), local, capture.clone(), &metrics, &Arc::default());
-    let advertise = Advertise::Ports { host: "proxy".into(), ports: 0..=0 };
+    let way = |region: &config::Region| -> Arc<dyn Connect> {
+        let region =
+            plan.routes.iter().find(|route| region_name(route.to) == region.name.as_str()).map(|route| route.to);
+        match region.filter(|region| plan.through_proxies && plan.proxies().contains(region)) {
+            Some(region) => Arc::new(ThroughProxy { region, fronts: fronts.clone() }),
+            None => Arc::new(Simulated),
+        }
+    };
+    let mirror = Mirror::start(&config, &way, local, capture.clone(), &metrics, &Arc::default());
+    let advertise = Advertise::Ports { host: proxy_host(cluster).into(), ports: 0..=0 };
     let brokers = Arc::new(Brokers::new(advertise, [127, 0, 0, 1].into()));
+    fronts.lock().expect("nobody panicked").insert(cluster, brokers.clone());
     let shared = Arc::new(Shared::new(brokers, capture, Arc::default(), 1 << 20));
     let (_stop, shutdown) = watch::channel(false);
     let mut ports = JoinSet::new();

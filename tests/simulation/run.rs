@@ -12,10 +12,10 @@ use diffluent_testbed::model::{Model, State, serve_connection};
 use tokio::task::JoinSet;
 use turmoil::{Builder, Sim};
 
-use super::oracle::{Oracle, StreamKey};
-use super::plan::{Fault, Plan, TROUBLE_MS};
+use super::oracle::Oracle;
+use super::plan::{Fault, Plan, Route, TROUBLE_MS};
 use super::producer;
-use super::proxy::{self, Seen, broker_host, proxy_host, region_name};
+use super::proxy::{self, Fronts, Seen, broker_host, proxy_host, region_name};
 
 /// When the simulated time begins, milliseconds since the epoch.
 const EPOCH_MS: i64 = 1_800_000_000_000;
@@ -170,23 +170,28 @@ impl World<'_> {
             clusters.push(model);
         }
         let mut seen = Vec::new();
+        let fronts = Fronts::default();
         for cluster in 0..plan.brokers.len() {
             let lag: Seen = Seen::default();
-            if plan.origins.contains(&cluster) {
-                let (plan, lag) = (plan.clone(), lag.clone());
-                sim.host(proxy_host(cluster), move || proxy::run(plan.clone(), cluster, lag.clone()));
+            if plan.proxies().contains(&cluster) {
+                let (plan, lag, fronts) = (plan.clone(), lag.clone(), fronts.clone());
+                sim.host(proxy_host(cluster), move || proxy::run(plan.clone(), cluster, lag.clone(), fronts.clone()));
             }
             seen.push(lag);
         }
         if plan.twin {
-            let plan = plan.clone();
-            sim.host("twin", move || proxy::run(plan.clone(), plan.origins[0], Seen::default()));
+            let (plan, fronts) = (plan.clone(), fronts.clone());
+            sim.host("twin", move || proxy::run(plan.clone(), plan.origins[0], Seen::default(), fronts.clone()));
         }
         for index in 0..plan.producers.len() {
             let model = clusters[plan.producers[index].cluster].clone();
             sim.client(format!("producer-{index}"), producer::run(plan.clone(), index, model));
         }
-        for &proxy in &plan.origins {
+        for proxy in plan.proxies() {
+            for other in plan.proxies().into_iter().filter(|other| *other > proxy) {
+                let distance = Duration::from_millis(plan.distance_ms);
+                sim.set_link_latency(proxy_host(proxy).as_str(), proxy_host(other).as_str(), distance);
+            }
             for (cluster, brokers) in plan.brokers.iter().enumerate().filter(|(cluster, _)| *cluster != proxy) {
                 for node_id in 1..=*brokers {
                     let distance = Duration::from_millis(plan.distance_ms);
@@ -194,7 +199,7 @@ impl World<'_> {
                 }
             }
         }
-        let oracle = Oracle::new(clusters.clone(), plan.origins.clone());
+        let oracle = Oracle::new(clusters.clone(), plan.clone());
         Self { plan, sim, now, clusters, seen, oracle, mends: Vec::new() }
     }
 
@@ -260,26 +265,38 @@ impl World<'_> {
         for cluster in &self.clusters {
             cluster.change(|state, now| state.each_partition(|partition| partition.replicate(now)));
         }
-        for stream in self.oracle.streams() {
-            let group = format!("diffluent.{}", region_name(stream.region));
-            let key = (group, stream.topic.clone(), stream.partition);
-            let committed = self.clusters[stream.origin].look().offsets.get(&key).cloned();
+        for (route, topic, partition) in self.ways() {
+            let group = format!("diffluent.{}", region_name(route.to));
+            let key = (group, topic.clone(), partition);
+            let committed = self.clusters[route.from].look().offsets.get(&key).cloned();
             if let Some(committed) = committed {
-                self.oracle.is_done_before(&stream, committed.offset, "the committed progress")?;
+                let who = "the committed progress";
+                self.oracle.is_done_before(route, &topic, partition, committed.offset, who)?;
             }
-            if let Some(lag) = self.lag_of(&stream) {
-                self.oracle.is_done_before(&stream, lag.1, "/lag")?;
+            if let Some(lag) = self.lag_of(route, &topic, partition) {
+                self.oracle.is_done_before(route, &topic, partition, lag.1, "/lag")?;
             }
         }
         Ok(())
     }
 
+    /// Each partition on each route.
+    fn ways(&self) -> Vec<(Route, String, i32)> {
+        let mut ways = Vec::new();
+        for &route in &self.plan.routes {
+            for (topic, known) in &self.clusters[route.from].look().topics {
+                ways.extend((0..).zip(&known.partitions).map(|(partition, _)| (route, topic.clone(), partition)));
+            }
+        }
+        ways
+    }
+
     /// Lag in records, and the first source offset that is not done.
-    fn lag_of(&self, stream: &StreamKey) -> Option<(u64, i64, LagState)> {
-        let seen = self.seen[stream.origin].lock().expect("nobody panicked");
-        let region: &RegionLag = seen.iter().find(|lag| lag.region == region_name(stream.region))?;
-        let topic = region.topics.iter().find(|lag| lag.topic == stream.topic)?;
-        let partition = topic.partitions.iter().find(|lag| lag.partition == stream.partition)?;
+    fn lag_of(&self, route: Route, topic: &str, partition: i32) -> Option<(u64, i64, LagState)> {
+        let seen = self.seen[route.from].lock().expect("nobody panicked");
+        let region: &RegionLag = seen.iter().find(|lag| lag.region == region_name(route.to))?;
+        let topic = region.topics.iter().find(|lag| lag.topic == topic)?;
+        let partition = topic.partitions.iter().find(|lag| lag.partition == partition)?;
         Some((partition.lag_records, partition.next_source_offset, partition.state))
     }
 
@@ -309,9 +326,11 @@ impl World<'_> {
     fn is_settled(&mut self) -> Result<(), String> {
         for stream in self.oracle.streams() {
             self.oracle.compare(&stream)?;
-            match self.lag_of(&stream) {
+        }
+        for (route, topic, partition) in self.ways() {
+            match self.lag_of(route, &topic, partition) {
                 Some((0, _, LagState::Mirroring)) => {}
-                other => return Err(format!("{stream:?}: equal, but the lag shown is {other:?}")),
+                other => return Err(format!("{route:?} {topic}-{partition}: equal, but the lag shown is {other:?}")),
             }
         }
         Ok(())
@@ -402,7 +421,8 @@ impl World<'_> {
             Fault::Grow { cluster, topic } => {
                 self.clusters[cluster].change(|state, _| {
                     let name = topic_name(topic);
-                    let has = state.topics.get(&name).map_or(0, |topic| topic.partitions.len());
+                    // A topic that was not mirrored here yet can't grow.
+                    let Some(has) = state.topics.get(&name).map(|topic| topic.partitions.len()) else { return };
                     let replicas = state.replication_factor;
                     state.add_partitions(&name, i32::try_from(has + 1).expect("small"), replicas);
                 });

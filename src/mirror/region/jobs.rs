@@ -1,6 +1,7 @@
 //! What takes a while: starting streams, searching the region's log, asking for epochs' ends and logs' starts, committing positions.
 
 use super::*;
+use crate::mirror::progress::{Commit, Position};
 
 impl Region {
     pub(super) fn start_jobs(&mut self, now: Instant) {
@@ -47,6 +48,7 @@ impl Region {
                 topic_id: slot.topic_id,
                 producer_id: slot.stream.producer_id(),
                 start: self.parts.settings.start,
+                forwards: self.parts.settings.forward != Forward::Own,
             });
         }
         if !starting.is_empty() {
@@ -63,6 +65,7 @@ impl Region {
     pub(super) fn start_scans(&mut self, now: Instant) {
         let mut by_node: BTreeMap<i32, Vec<Target>> = BTreeMap::new();
         let mut traces: BTreeMap<i32, Vec<Trace>> = BTreeMap::new();
+        let mut rejoins: BTreeMap<i32, Vec<Rejoin>> = BTreeMap::new();
         let due: Vec<usize> = self
             .ticking
             .iter()
@@ -83,6 +86,17 @@ impl Region {
             };
             slot.scanning = true;
             let position = slot.stream.position();
+            if slot.head.is_some() && slot.stream.doubt().is_some() {
+                rejoins.entry(slot.node_id).or_default().push(Rejoin {
+                    stream,
+                    source: (slot.stream.topic.clone(), slot.stream.partition),
+                    region: (slot.stream.region_topic.clone(), slot.stream.partition),
+                    producer_id: slot.stream.producer_id(),
+                    position,
+                    first: slot.stream.first(),
+                });
+                continue;
+            }
             if let Some(doubt) = slot.stream.doubt() {
                 traces.entry(slot.node_id).or_default().push(Trace {
                     stream,
@@ -110,6 +124,14 @@ impl Region {
             self.jobs.spawn(async move {
                 let outcomes = retrace::retrace(&local, &cluster, node_id, traces).await;
                 let _ = events.send(Event::Retraced(outcomes)).await;
+            });
+        }
+        for (node_id, rejoins) in rejoins {
+            let (local, cluster) = (self.parts.local.clone(), self.parts.cluster.clone());
+            let events = self.events.clone();
+            self.jobs.spawn(async move {
+                let outcomes = rejoin::rejoin(&local, &cluster, node_id, rejoins).await;
+                let _ = events.send(Event::Rejoined(outcomes)).await;
             });
         }
         for (node_id, targets) in by_node {
@@ -195,12 +217,43 @@ impl Region {
         });
     }
 
-    pub(super) fn uncommitted_positions(&mut self) -> Vec<(usize, crate::mirror::progress::Position)> {
-        std::mem::take(&mut self.uncommitted)
+    /// Positions to be committed: with one of a partition's, those of all of its streams, the head's first.
+    pub(super) fn uncommitted_positions(&mut self) -> Vec<(usize, Position)> {
+        let moved: Vec<usize> = std::mem::take(&mut self.uncommitted)
             .into_iter()
-            .filter(|stream| !self.slots[*stream].gone)
-            .filter_map(|stream| Some((stream, self.slots[stream].stream.uncommitted()?)))
-            .collect()
+            .filter(|stream| !self.slots[*stream].gone && self.slots[*stream].stream.uncommitted().is_some())
+            .collect();
+        let mut heads = BTreeSet::new();
+        for stream in moved {
+            let head = self.slots[stream].head.unwrap_or(stream);
+            // A head that looks its progress up must not overwrite it.
+            if *self.slots[head].stream.phase() == Phase::Starting {
+                self.uncommitted.insert(stream);
+            } else {
+                heads.insert(head);
+            }
+        }
+        let groups = heads.into_iter().flat_map(|head| self.group(head));
+        groups.map(|stream| (stream, self.slots[stream].stream.position())).collect()
+    }
+
+    /// The commit of each partition.
+    pub(super) fn commits(&self, positions: &[(usize, Position)]) -> Vec<(Partition, Commit)> {
+        let forwards = self.parts.settings.forward != Forward::Own;
+        let mut commits: Vec<(Partition, Commit)> = Vec::new();
+        for (stream, position) in positions {
+            match (self.slots[*stream].head, commits.last_mut()) {
+                (Some(_), Some((_, Commit { forwarded: Some(forwarded), .. }))) => {
+                    forwarded.insert(self.slots[*stream].stream.producer_id(), *position);
+                }
+                (Some(_), _) => {}
+                (None, _) => {
+                    let commit = Commit { position: *position, forwarded: forwards.then(BTreeMap::new) };
+                    commits.push((self.key(*stream), commit));
+                }
+            }
+        }
+        commits
     }
 
     pub(super) fn commit(&mut self) {
@@ -209,7 +262,7 @@ impl Region {
             return;
         }
         self.committing = true;
-        let commits: Vec<_> = positions.iter().map(|(stream, position)| (self.key(*stream), *position)).collect();
+        let commits = self.commits(&positions);
         let (progress, events) = (self.progress.clone(), self.events.clone());
         self.jobs.spawn(async move {
             let result = progress.commit(&commits).await;

@@ -138,9 +138,16 @@ impl Region {
                 let [mut barriers, mut others] = [Vec::new(), Vec::new()];
                 let mut bytes = [0; 2];
                 let mut again = Vec::new();
+                // A request takes one batch of a partition, and several streams may have one.
+                let mut shared = HashSet::new();
                 while bytes[0] + bytes[1] < REQUEST_BYTES_MAX && barriers.len() + others.len() < REQUEST_BATCHES_MAX {
                     let Some(stream) = link.ready.pop_front() else { break };
                     let slot = &mut slots[stream];
+                    let head = slot.head.unwrap_or(stream);
+                    if (slot.head.is_some() || !slot.forwards.is_empty()) && !shared.insert(head) {
+                        again.push(stream);
+                        continue;
+                    }
                     slot.queued = false;
                     if !slot.dirty {
                         slot.dirty = true;

@@ -7,6 +7,7 @@ impl Region {
         let slot = &mut self.slots[stream];
         slot.scanning = false;
         let (name, topic, partition) = (&self.parts.settings.name, slot.stream.topic.clone(), slot.stream.partition);
+        let before = slot.stream.position().source_offset;
         let mut incident = None;
         match outcome {
             Retraced::Resume { position, records } => {
@@ -80,6 +81,10 @@ impl Region {
             tracing::error!(region = %name, %topic, partition, "{incident}");
             self.parts.journal.stream(Kind::StreamIncident, name, &topic, partition, &incident);
         }
+        // What was born elsewhere may lie in what is jumped over.
+        if self.slots[stream].stream.position().source_offset > before {
+            self.begin_survey(stream, before, now);
+        }
         self.assign(stream, now);
         self.touch(stream);
     }
@@ -91,12 +96,15 @@ impl Region {
     }
 
     /// Makes topics again that somebody has deleted in the region, where that is wanted: their streams start anew.
-    pub(super) fn recreate_topics(&mut self) {
+    pub(super) fn recreate_topics(&mut self, now: Instant) {
         if self.parts.settings.on_region_topic_lost != OnRegionTopicLost::Recreate {
             return;
         }
         for stream in 0..self.slots.len() {
             let slot = &self.slots[stream];
+            if slot.head.is_some() {
+                continue;
+            }
             let begun = !slot.gone && !slot.starting && *slot.stream.phase() != Phase::Starting;
             if begun && !slot.scanning && !slot.stream.has_unanswered() && self.topic_is_missing(slot) {
                 let (name, topic, partition) = (&self.parts.settings.name, &slot.stream.topic, slot.stream.partition);
@@ -105,6 +113,7 @@ impl Region {
                 self.parts.journal.stream(Kind::StreamIncident, name, topic, partition, incident);
                 self.slots[stream].stream.start_over();
                 self.touch(stream);
+                self.lose_rows(stream, now);
             }
         }
     }

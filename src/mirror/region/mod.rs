@@ -3,6 +3,7 @@
 //! The task never waits for a cluster: links, readers and jobs do, and tell it by [`Event`]s. After whatever has happened, the streams
 //! that it touched are settled: what they want is handed to those who do it.
 
+mod forward;
 mod jobs;
 mod links;
 mod lost;
@@ -22,10 +23,11 @@ use crate::capture::Capture;
 use crate::client::ClientError;
 use crate::client::cluster::Cluster;
 use crate::client::error_code;
-use crate::config::{OnRegionTopicLost, Start};
+use crate::config::{Forward, OnRegionTopicLost, Start};
 use crate::journal::{Journal, Kind};
 use crate::lag::{self, ObstacleLag, PartitionLag, RegionLag, State, TopicLag};
 use crate::mirror::SkipError;
+use crate::mirror::batch::Batch;
 use crate::mirror::events::{EVENTS_MAX, Event};
 use crate::mirror::inbox::{Captured, Inbox};
 use crate::mirror::latency::Latency;
@@ -33,12 +35,13 @@ use crate::mirror::link::{self, Entry, LINK_QUEUE_REQUESTS, Request};
 use crate::mirror::metrics::RegionMetrics;
 use crate::mirror::offsets::{Which, epoch_ends, list_all};
 use crate::mirror::progress::{Partition, Progress};
-use crate::mirror::reader::{self, Mode, Read, Wish, Wishes};
+use crate::mirror::reader::{self, Mode, Read, ReadPartition, Wish, Wishes};
+use crate::mirror::rejoin::{self, Rejoin, Rejoined};
 use crate::mirror::retrace::{self, Retraced, Trace};
 use crate::mirror::scan::{self, Scanned, Target};
 use crate::mirror::source::Source;
 use crate::mirror::start::{self, Started, Starting};
-use crate::mirror::stream::{FetchWhy, Obstacle, Phase, Stream, Taken};
+use crate::mirror::stream::{FetchWant, FetchWhy, Obstacle, Phase, Stream, Taken};
 use crate::mirror::throttle::Throttle;
 use crate::mirror::topic_list::MirroredTopic;
 
@@ -59,6 +62,8 @@ const LINK_RETRY: Duration = Duration::from_millis(100);
 const LINK_RETRY_MAX: Duration = Duration::from_secs(3);
 /// Pause before streams that could not be started are tried again.
 const START_RETRY: Duration = Duration::from_secs(1);
+/// Why a captured batch is of no use: the partition's leader has not been asked for its epoch since the session connected.
+const UNVERIFIED: &str = "unverified_epoch";
 /// A stream that is behind for less than this counts as mirroring.
 const CATCHING_UP: Duration = Duration::from_secs(1);
 
@@ -73,6 +78,8 @@ pub struct Settings {
     pub start: Start,
     /// What is done when the region's topic is gone, or holds nothing of a stream any more.
     pub on_region_topic_lost: OnRegionTopicLost,
+    /// Whether it also gets what was born elsewhere.
+    pub forward: Forward,
     /// Bytes in flight on a link, at most.
     pub window_bytes: usize,
     /// Bytes of captured batches that may wait for this region.
@@ -114,6 +121,11 @@ pub struct Parts {
 
 struct Slot {
     stream: Stream,
+    /// Of a stream that forwards: the one of its partition that sends what was born here. All streams of a partition share what is read of it, and
+    /// its commit.
+    head: Option<usize>,
+    /// Of that one: those that forward, by the producer id of what they send; under 0, the one that looks for others.
+    forwards: BTreeMap<i64, usize>,
     partitions: i32,
     topic_id: uuid::Uuid,
     /// The region's broker that leads the partition, as far as the stream is concerned; -1 for none.
@@ -126,10 +138,38 @@ struct Slot {
     scanning: bool,
     asking_epoch: bool,
     asking_start: bool,
-    reads: Option<(i32, Mode)>,
+    want: Option<FetchWant>,
+    /// From which local broker the partition is read, by mode; only of the head.
+    reads: [Option<i32>; 2],
     waiting_bytes: usize,
     latency: Option<Box<Latency>>,
     told: Option<State>,
+}
+
+impl Slot {
+    fn new(stream: Stream, partitions: i32, topic_id: uuid::Uuid, now: Instant) -> Self {
+        Self {
+            stream,
+            head: None,
+            forwards: BTreeMap::new(),
+            partitions,
+            topic_id,
+            node_id: -1,
+            gone: false,
+            dirty: false,
+            queued: false,
+            starting: false,
+            start_at: now,
+            scanning: false,
+            asking_epoch: false,
+            asking_start: false,
+            want: None,
+            reads: [None; 2],
+            waiting_bytes: 0,
+            latency: None,
+            told: None,
+        }
+    }
 }
 
 struct Link {
@@ -281,7 +321,7 @@ impl Region {
 
     async fn stop(mut self, stopped: Option<oneshot::Sender<()>>) {
         let positions = self.uncommitted_positions();
-        let commits: Vec<_> = positions.iter().map(|(stream, position)| (self.key(*stream), *position)).collect();
+        let commits = self.commits(&positions);
         if !commits.is_empty()
             && let Err(error) = self.progress.commit(&commits).await
         {
@@ -306,31 +346,21 @@ impl Region {
         }
         let mut unverified = false;
         for Captured { topic, partition, node_id, connection, batch } in captured.drain(..) {
-            let Some(&stream) = self.by_partition.get(&topic).and_then(|partitions| partitions.get(&partition)) else {
+            let Some(&head) = self.by_partition.get(&topic).and_then(|partitions| partitions.get(&partition)) else {
                 continue;
             };
-            let bytes = batch.len();
             let verified = self.parts.source.is_verified(node_id, connection);
-            let link_up = self.link_is_up(self.slots[stream].node_id);
-            let room = self.waiting_bytes < self.parts.settings.capture_share_bytes;
-            let slot = &mut self.slots[stream];
-            if !link_up || !room {
-                slot.stream.on_missed(&batch, now);
-                self.parts.capture.dropped("region_behind", bytes);
-            } else {
-                let known = slot.stream.waiting_bytes();
-                match slot.stream.on_captured(batch, node_id, verified, now) {
-                    Taken::Kept => self.waiting_bytes += slot.stream.waiting_bytes() - known,
-                    Taken::Known => {}
-                    Taken::Unverified => {
-                        unverified = true;
-                        self.parts.capture.dropped("unverified_epoch", bytes);
-                    }
-                    Taken::Refused => self.parts.capture.dropped("not_next", bytes),
-                }
-                slot.waiting_bytes = slot.stream.waiting_bytes();
+            if verified {
+                self.discover(head, &batch.header, now);
             }
-            self.touch(stream);
+            for stream in self.slots[head].forwards.values().copied().collect::<Vec<_>>() {
+                self.capture(stream, batch.clone(), node_id, verified, now);
+            }
+            let bytes = batch.len();
+            if let Some(reason) = self.capture(head, batch, node_id, verified, now) {
+                unverified |= reason == UNVERIFIED;
+                self.parts.capture.dropped(reason, bytes);
+            }
         }
         self.spare = captured;
         if unverified {
@@ -338,12 +368,46 @@ impl Region {
         }
     }
 
+    /// Offers a captured batch to a stream; says why it was of no use, where it was none.
+    fn capture(
+        &mut self,
+        stream: usize,
+        batch: Batch,
+        node_id: i32,
+        verified: bool,
+        now: Instant,
+    ) -> Option<&'static str> {
+        let link_up = self.link_is_up(self.slots[stream].node_id);
+        let room = self.waiting_bytes < self.parts.settings.capture_share_bytes;
+        let slot = &mut self.slots[stream];
+        let dropped = if !link_up || !room {
+            slot.stream.on_missed(&batch, now);
+            Some("region_behind")
+        } else {
+            let known = slot.stream.waiting_bytes();
+            let taken = slot.stream.on_captured(batch, node_id, verified, now);
+            if taken == Taken::Kept {
+                self.waiting_bytes += slot.stream.waiting_bytes() - known;
+            }
+            slot.waiting_bytes = slot.stream.waiting_bytes();
+            match taken {
+                Taken::Kept | Taken::Known => None,
+                Taken::Unverified => Some(UNVERIFIED),
+                Taken::Refused => Some("not_next"),
+            }
+        };
+        self.touch(stream);
+        dropped
+    }
+
     fn take_source(&mut self) {
         let now = Instant::now();
         for (partition, view) in self.parts.source.changes(self.parts.settings.index) {
-            if let Some(stream) = self.find(&partition) {
-                self.slots[stream].stream.on_source(view, now);
-                self.touch(stream);
+            if let Some(head) = self.find(&partition) {
+                for stream in self.group(head) {
+                    self.slots[stream].stream.on_source(view, now);
+                    self.touch(stream);
+                }
             }
         }
     }
@@ -375,6 +439,9 @@ impl Region {
             }
             Event::Retraced(outcomes) => {
                 outcomes.into_iter().for_each(|(stream, outcome)| self.retraced(stream, outcome, now))
+            }
+            Event::Rejoined(outcomes) => {
+                outcomes.into_iter().for_each(|(stream, outcome)| self.rejoined(stream, outcome, now))
             }
             Event::EpochEnds(ends) => {
                 ends.into_iter().for_each(|(stream, epoch, end)| self.epoch_end(stream, epoch, end))
@@ -419,7 +486,7 @@ impl Region {
                 match result {
                     Ok(()) => {
                         self.reachable();
-                        self.recreate_topics();
+                        self.recreate_topics(now);
                     }
                     Err(error) => self.not_reachable(&error),
                 }
@@ -463,7 +530,9 @@ impl Region {
         let slot = &mut self.slots[stream];
         if let Err(code) = answer.result {
             self.parts.metrics.error(error_code::describe(code));
-            self.refresh_wanted = true;
+            // Another path that was faster says nothing about the region.
+            self.refresh_wanted |= slot.head.is_none()
+                || !matches!(code, error_code::OUT_OF_ORDER_SEQUENCE_NUMBER | error_code::INVALID_PRODUCER_EPOCH);
         }
         if let Some(done) = slot.stream.on_answer(answer.sent.token, answer.result, answer.sent.leader_epoch, now) {
             self.mirrored_records += done.records;
@@ -487,34 +556,57 @@ impl Region {
     fn read(&mut self, read: Read, now: Instant) {
         let mut lost = Vec::new();
         for partition in read.partitions {
-            let slot = &mut self.slots[partition.stream];
+            let head = partition.stream;
             match partition.error_code {
-                0 => {
-                    let before = slot.stream.waiting_bytes();
-                    slot.stream.on_fetched(
-                        partition.offset,
-                        crate::mirror::batch::fetched(partition.records, read.at),
-                        partition.aborted,
-                        partition.high_watermark,
-                        now,
-                    );
-                    let taken = slot.stream.waiting_bytes().saturating_sub(before);
-                    self.parts.metrics.caught_up_bytes.inc_by(taken as u64);
-                    self.waiting_bytes += taken;
-                    slot.waiting_bytes += taken;
+                0 => self.deliver(partition, read.at, now),
+                error_code::OFFSET_OUT_OF_RANGE => {
+                    let wants = |slot: &Slot| slot.want.is_some_and(|want| want.offset == partition.offset);
+                    lost.extend(self.group(head).into_iter().filter(|stream| wants(&self.slots[*stream])));
                 }
-                error_code::OFFSET_OUT_OF_RANGE => lost.push(partition.stream),
                 code => {
+                    let slot = &self.slots[head];
                     tracing::debug!(region = %self.parts.settings.name, topic = %slot.stream.topic,
                         partition = slot.stream.partition, error = error_code::describe(code), "the local log can't be read");
                     self.parts.source.ask_soon();
                 }
             }
-            self.touch(partition.stream);
+            self.touch(head);
         }
         self.ask_log_starts(lost);
         self.settle(now);
         read.taken.notify_one();
+    }
+
+    /// Gives what was read of a partition to its streams.
+    fn deliver(&mut self, read: ReadPartition, at: Instant, now: Instant) {
+        let head = read.stream;
+        if self.parts.settings.forward != Forward::Own {
+            for batch in crate::mirror::batch::fetched(read.records.clone(), at).map_while(Result::ok) {
+                self.discover(head, &batch.header, now);
+            }
+        }
+        let group = self.group(head);
+        for stream in group.iter().copied() {
+            let slot = &mut self.slots[stream];
+            let want = slot.stream.wants_fetch().or_else(|| slot.stream.wants_peek());
+            // It was read for the one that is furthest behind, and not for one that has enough.
+            if group.len() > 1 && want.is_none_or(|want| want.offset < read.offset) {
+                continue;
+            }
+            let before = slot.stream.waiting_bytes();
+            slot.stream.on_fetched(
+                read.offset,
+                crate::mirror::batch::fetched(read.records.clone(), at),
+                read.aborted.clone(),
+                read.high_watermark,
+                now,
+            );
+            let taken = slot.stream.waiting_bytes().saturating_sub(before);
+            self.parts.metrics.caught_up_bytes.inc_by(taken as u64);
+            self.waiting_bytes += taken;
+            slot.waiting_bytes += taken;
+            self.touch(stream);
+        }
     }
 
     fn started(&mut self, stream: usize, outcome: Started, now: Instant) {
@@ -526,7 +618,8 @@ impl Region {
                 self.touch(stream);
                 return;
             }
-            Started::Ready { position, never_wrote, unproven } => {
+            Started::Ready { position, never_wrote, unproven, forwarded } => {
+                let fresh = never_wrote || unproven;
                 slot.stream.start(position, never_wrote, now);
                 if unproven {
                     slot.stream.on_unproven();
@@ -537,6 +630,7 @@ impl Region {
                 tracing::debug!(region = %name, topic = %slot.stream.topic, partition = slot.stream.partition,
                     offset = position.source_offset, "the stream begins");
                 self.unreachable = None;
+                self.go_on_forwarding(stream, forwarded, fresh, now);
             }
             Started::Later => slot.start_at = now + START_RETRY,
             Started::Stalled(reason) => {
@@ -570,6 +664,8 @@ impl Region {
                 }
                 slot.stream.on_scanned(found);
             }
+            // Another path may have begun a new incarnation.
+            Scanned::Unproven(_) if slot.head.is_some() => slot.stream.lose_row(now),
             Scanned::Unproven(doubt) => {
                 let position = slot.stream.position();
                 tracing::warn!(region = %name, %topic, partition, offset = position.source_offset,
@@ -594,12 +690,15 @@ impl Region {
 
     fn skip(&mut self, partition: &Partition, offset: i64) -> Result<Obstacle, SkipError> {
         let region = &self.parts.settings.name;
-        let stream = self.find(partition).filter(|stream| !self.slots[*stream].gone).ok_or_else(|| {
+        let head = self.find(partition).filter(|stream| !self.slots[*stream].gone).ok_or_else(|| {
             SkipError::Unknown(format!(
                 "partition {} of topic {:?} is not mirrored to region {region:?}",
                 partition.1, partition.0
             ))
         })?;
+        let in_the_way =
+            |stream: &usize| self.slots[*stream].stream.obstacle().is_some_and(|obstacle| obstacle.offset == offset);
+        let stream = self.group(head).into_iter().find(in_the_way).unwrap_or(head);
         let skipped = self.slots[stream].stream.skip(offset).map_err(SkipError::Refused)?;
         self.parts.metrics.skipped_records.inc_by(skipped.records);
         tracing::warn!(%region, topic = %partition.0, partition = partition.1, offset, next_offset = skipped.next_offset,

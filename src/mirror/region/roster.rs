@@ -1,6 +1,7 @@
 //! Streams come with their topics, and go with them.
 
 use super::*;
+use crate::mirror::committed::Origin;
 
 impl Region {
     pub(super) fn update_topics(&mut self) {
@@ -14,6 +15,11 @@ impl Region {
                 self.waiting_bytes -= slot.waiting_bytes;
                 slot.waiting_bytes = 0;
                 slot.stream.on_unreachable();
+                if slot.head.is_some() {
+                    // It ends with its partition's first one, which says so.
+                    self.touch(stream);
+                    continue;
+                }
                 tracing::info!(region = %self.parts.settings.name, topic = %slot.stream.topic,
                     partition = slot.stream.partition, "the topic is gone from the local cluster; its stream ends");
                 self.parts.journal.stream(
@@ -37,31 +43,15 @@ impl Region {
                     self.slots[*stream].partitions = topic.partitions;
                     continue;
                 }
-                let mut stream =
-                    Stream::new(topic.name.clone(), partition, topic.name_in_region.clone(), topic.producer_id);
+                let (name, name_in_region) = (topic.name.clone(), topic.name_in_region.clone());
+                let mut stream = Stream::new(name, partition, name_in_region, topic.producer_id, Origin::Here);
                 if let Some(view) = self.parts.source.view(&(topic.name.clone(), partition)) {
                     stream.on_source(view, now);
                 }
                 known.insert(partition, self.slots.len());
                 self.dirty.push(self.slots.len());
-                self.slots.push(Slot {
-                    stream,
-                    partitions: topic.partitions,
-                    topic_id: topic.id,
-                    node_id: -1,
-                    gone: false,
-                    dirty: true,
-                    queued: false,
-                    starting: false,
-                    start_at: now,
-                    scanning: false,
-                    asking_epoch: false,
-                    asking_start: false,
-                    reads: None,
-                    waiting_bytes: 0,
-                    latency: None,
-                    told: None,
-                });
+                let slot = Slot::new(stream, topic.partitions, topic.id, now);
+                self.slots.push(Slot { dirty: true, ..slot });
             }
         }
         self.parts.source.ask_soon();

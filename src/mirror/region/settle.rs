@@ -20,6 +20,7 @@ impl Region {
     }
 
     pub(super) fn settle_stream(&mut self, stream: usize, now: Instant) {
+        self.end_survey(stream);
         let link_up = self.link_is_up(self.slots[stream].node_id);
         let share = self.parts.settings.catch_up_share_bytes;
         let slot = &mut self.slots[stream];
@@ -80,34 +81,50 @@ impl Region {
             }
             want => want,
         };
-        let reads = want.map(|want| {
-            let mode = if want.why == FetchWhy::Tail { Mode::Tail } else { Mode::CatchUp };
-            (slot.stream.source_leader(), mode)
-        });
-        let before = std::mem::replace(&mut slot.reads, reads);
-        let wish = want.map(|want| Wish {
-            topic: slot.stream.topic.clone(),
-            partition: slot.stream.partition,
-            leader_epoch: slot.stream.source_leader_epoch(),
-            offset: want.offset,
-            peek: want.why == FetchWhy::Peek,
-        });
+        slot.want = want;
         if slot.stream.can_send() && link_up && !slot.queued && !slot.gone {
             slot.queued = true;
             if let Some(link) = self.links.get_mut(&slot.node_id) {
                 link.ready.push_back(stream);
             }
         }
-        if let Some(before) = before
-            && reads != Some(before)
-            && let Some(wishes) = self.readers.get(&before)
-        {
-            wishes.set(stream, None);
-        }
-        if let Some(reads) = reads {
-            self.reader(reads).set(stream, wish);
-        }
+        let head = slot.head.unwrap_or(stream);
+        self.settle_reads(head);
         self.tell_state(stream, now);
+    }
+
+    /// What is read of a partition for all of its streams: in each mode from where the one is that is furthest behind.
+    fn settle_reads(&mut self, head: usize) {
+        let mut wants: [Option<FetchWant>; 2] = [None; 2];
+        for want in self.group(head).into_iter().filter_map(|stream| self.slots[stream].want) {
+            let best = &mut wants[mode_of(want) as usize];
+            // What only tells an age comes behind all that is to be sent.
+            let rank = |want: FetchWant| (want.why == FetchWhy::Peek, want.offset);
+            if best.is_none_or(|best| rank(want) < rank(best)) {
+                *best = Some(want);
+            }
+        }
+        for mode in [Mode::CatchUp, Mode::Tail] {
+            let slot = &mut self.slots[head];
+            let want = wants[mode as usize];
+            let reads = want.map(|_| slot.stream.source_leader());
+            let before = std::mem::replace(&mut slot.reads[mode as usize], reads);
+            let wish = want.map(|want| Wish {
+                topic: slot.stream.topic.clone(),
+                partition: slot.stream.partition,
+                leader_epoch: slot.stream.source_leader_epoch(),
+                offset: want.offset,
+                peek: want.why == FetchWhy::Peek,
+            });
+            if let Some(before) = before.filter(|before| reads != Some(*before))
+                && let Some(wishes) = self.readers.get(&(before, mode))
+            {
+                wishes.set(head, None);
+            }
+            if let Some(leader) = reads {
+                self.reader((leader, mode)).set(head, wish);
+            }
+        }
     }
 
     pub(super) fn reader(&mut self, (node_id, mode): (i32, Mode)) -> Arc<Wishes> {
@@ -136,4 +153,8 @@ impl Region {
             }
         }
     }
+}
+
+fn mode_of(want: FetchWant) -> Mode {
+    if want.why == FetchWhy::Tail { Mode::Tail } else { Mode::CatchUp }
 }

@@ -110,7 +110,7 @@ impl Region {
                     records,
                 }),
                 local_end_offset: slot.stream.source_end(),
-                next_source_offset: slot.stream.position().source_offset,
+                next_source_offset: slot.stream.first_missing(),
                 lag_records,
                 lag_bytes: slot.stream.lag_bytes(),
                 lag_seconds,
@@ -119,23 +119,24 @@ impl Region {
                 skipped_records: toll.skipped_records,
                 replication_latency: latency,
             };
-            topics
-                .entry(slot.stream.topic.clone())
-                .or_insert_with(|| TopicLag {
-                    topic: slot.stream.topic.to_string(),
-                    region_topic: slot.stream.region_topic.to_string(),
-                    state: State::Mirroring,
-                    lag_records: 0,
-                    lag_bytes: Some(0),
-                    lag_seconds: 0.0,
-                    mirrored_records: 0,
-                    mirrored_bytes: 0,
-                    rates: Default::default(),
-                    replication_latency: Default::default(),
-                    partitions: Vec::new(),
-                })
-                .partitions
-                .push(partition);
+            let topic = topics.entry(slot.stream.topic.clone()).or_insert_with(|| TopicLag {
+                topic: slot.stream.topic.to_string(),
+                region_topic: slot.stream.region_topic.to_string(),
+                state: State::Mirroring,
+                lag_records: 0,
+                lag_bytes: Some(0),
+                lag_seconds: 0.0,
+                mirrored_records: 0,
+                mirrored_bytes: 0,
+                rates: Default::default(),
+                replication_latency: Default::default(),
+                partitions: Vec::new(),
+            });
+            let known = topic.partitions.iter_mut().find(|known| known.partition == partition.partition);
+            match known.filter(|_| slot.head.is_some()) {
+                Some(known) => add_forwarding(known, partition),
+                None => topic.partitions.push(partition),
+            }
         }
         for topic in topics.values_mut() {
             topic.partitions.sort_by_key(|partition| partition.partition);
@@ -164,7 +165,7 @@ impl Region {
             state,
             remedy: lag::remedy(state, reason.as_deref()),
             reason,
-            streams: self.slots.iter().filter(|slot| !slot.gone).count(),
+            streams: self.slots.iter().filter(|slot| !slot.gone && slot.head.is_none()).count(),
             lag_records: topics.iter().map(|topic| topic.lag_records).sum(),
             lag_bytes: topics.iter().try_fold(0, |sum, topic| Some(sum + topic.lag_bytes?)),
             lag_seconds: topics.iter().map(|topic| topic.lag_seconds).fold(0.0, f64::max),
@@ -175,4 +176,21 @@ impl Region {
             topics,
         }
     }
+}
+
+/// Adds a stream that forwards to what is shown of its partition.
+fn add_forwarding(shown: &mut PartitionLag, added: PartitionLag) {
+    if added.state > shown.state {
+        shown.state = added.state;
+        shown.reason = added.reason.map(|reason| format!("of records that were born elsewhere: {reason}"));
+        shown.remedy = added.remedy;
+        shown.obstacle = added.obstacle;
+    }
+    shown.next_source_offset = shown.next_source_offset.min(added.next_source_offset);
+    shown.lag_records = shown.lag_records.max(added.lag_records);
+    shown.lag_bytes = shown.lag_bytes.zip(added.lag_bytes).map(|(bytes, added)| bytes + added);
+    shown.lag_seconds = shown.lag_seconds.max(added.lag_seconds);
+    shown.lost_records += added.lost_records;
+    shown.diverged_records += added.diverged_records;
+    shown.skipped_records += added.skipped_records;
 }

@@ -5,7 +5,11 @@ use super::*;
 impl Stream {
     /// A session has seen the local broker `node_id` acknowledge this batch. `verified` says that the session's connection was open when that broker
     /// last told its leader epochs.
-    pub fn on_captured(&mut self, batch: Batch, node_id: i32, verified: bool, now: Instant) -> Taken {
+    pub fn on_captured(&mut self, mut batch: Batch, node_id: i32, verified: bool, now: Instant) -> Taken {
+        if !self.origin.has(&batch.header) {
+            // Only its place counts: it is not kept in memory while it waits for its turn.
+            batch.records.clear();
+        }
         self.source.end = self.source.end.max(batch.header.next_offset());
         let base = batch.header.base_offset;
         if base == self.position.source_offset && self.oldest.is_none_or(|(offset, _)| offset != base) {
@@ -30,9 +34,9 @@ impl Stream {
             // Far behind: what is ahead would only fill the budget.
             return Taken::Refused;
         } else {
-            self.held_bytes += batch.len();
+            self.held_bytes += batch.held_len();
             if let Some(replaced) = self.held.insert(base, batch) {
-                self.held_bytes -= replaced.len();
+                self.held_bytes -= replaced.held_len();
             }
         }
         self.note_behind(now);
@@ -142,11 +146,14 @@ impl Stream {
     /// The batch is the log's next one (or the next behind offsets that the log no longer has).
     /// `source` is its header in the log, which differs from the batch's own if it was renumbered.
     pub(super) fn take_in(&mut self, batch: Batch, source: BatchHeader, skip: bool, now: Instant) {
+        let skip = skip || !self.origin.has(&source);
+        if !skip && self.row_is_unknown() {
+            return self.seek_row(source, now);
+        }
         let next = source.next_offset();
         self.next_offset = next;
         self.last_taken = Some(source);
         self.position_hint();
-        let skip = skip || holds_nothing_of_ours(&source);
         if let Phase::Replaying(found) = self.phase {
             self.replay(&batch, next, skip, found, now);
         } else if skip {
@@ -174,7 +181,7 @@ impl Stream {
                 self.held.insert(base, batch);
                 break;
             }
-            self.held_bytes -= batch.len();
+            self.held_bytes -= batch.held_len();
             if base == self.next_offset {
                 let source = batch.header;
                 self.take_in(batch, source, false, now);
@@ -203,7 +210,7 @@ impl Stream {
         if left == 0 || left > i32::MAX / 2 {
             // The source has lost what the region got (an unclean election while nobody looked): how far both agree is found out.
             self.rewind();
-            self.doubt = Some(Doubt::Source(i64::MAX));
+            self.doubt = Some(if self.origin == Origin::Here { Doubt::Source(i64::MAX) } else { Doubt::Region });
             self.phase = Phase::Locating { at: now };
             return;
         }
@@ -255,7 +262,7 @@ impl Stream {
             self.held_bytes = 0;
         }
         match &self.phase {
-            Phase::Stalled { retry_at, .. } if now >= *retry_at => self.phase = Phase::Locating { at: now },
+            Phase::Stalled { retry_at, .. } if now >= *retry_at => self.phase = self.search_at(now),
             _ => {}
         }
     }

@@ -19,9 +19,19 @@
 //! - What changes the map from sequence to offset begins a new incarnation: the producer epoch goes up, the sequence starts
 //!   at 0, and the position is committed before the first batch ([`Phase::Committing`]).
 //! - Only an acks=all answer (a barrier) moves the position; under load the batches between barriers go with acks=1.
+//!
+//! # What was born elsewhere
+//! A stream sends the records of one [`Origin`]. One that forwards another cluster's records writes under the producer id that they bear in the
+//! local log, and does not own it: the cluster where they were born, or another one that forwards them, may write to the same row of the region's log. So it never begins
+//! an incarnation. It goes on where the region's row ends, with the row's own epoch and next sequence: the broker appends a batch only if no other path
+//! was faster (a duplicate, and error 45, mean that one was), and the search finds what it brought. Where the row ends, and which batch of the local log that is,
+//! is found in both logs by [`super::rejoin`] before the first batch goes.
 
 mod feeds;
 mod recovery;
+mod row;
+#[cfg(test)]
+mod row_tests;
 mod sending;
 mod source_epochs;
 #[cfg(test)]
@@ -35,7 +45,7 @@ use tokio::time::Instant;
 
 use crate::client::error_code::{self, ProduceFault};
 use crate::mirror::batch::{Batch, Fingerprint};
-use crate::mirror::committed::{Aborted, holds_nothing_of_ours};
+use crate::mirror::committed::{Aborted, Origin};
 use crate::mirror::progress::Position;
 use crate::wire::batch::{BatchHeader, Identity, sequence_after};
 
@@ -103,6 +113,8 @@ pub enum After {
     Diverged(i64),
     /// Look the progress up again: somebody else may have moved it.
     Restart,
+    /// Find the end of the row in the region's log anew, and what it is in the source.
+    Rejoin,
     /// Stall with a reason, and with the batch that is in the way, if it is one.
     Stall(String, Option<Obstacle>),
 }
@@ -148,6 +160,7 @@ struct InFlight {
     bytes: usize,
     records: u64,
     base_timestamp: i64,
+    max_timestamp: i64,
     since: Instant,
     barrier: bool,
     answered: bool,
@@ -228,6 +241,15 @@ pub struct Outgoing {
     pub barrier: bool,
 }
 
+/// What a broker says about a batch that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The offset of its first record.
+    pub offset: i64,
+    /// The broker's time, milliseconds, where it stamps its own; of a batch that was there before, that one's largest timestamp; else -1.
+    pub append_time_ms: i64,
+}
+
 /// What an acknowledgement was worth.
 #[derive(Debug, Default, PartialEq)]
 pub struct Acknowledged {
@@ -249,6 +271,7 @@ pub struct Stream {
     /// The topic's name in the region.
     pub region_topic: Arc<str>,
     producer_id: i64,
+    origin: Origin,
     phase: Phase,
     position: Position,
     committed: Option<Position>,
@@ -285,6 +308,10 @@ pub struct Stream {
     suspicion: Option<Suspicion>,
     /// The position is to be found anew in both logs, and why.
     doubt: Option<Doubt>,
+    /// The epoch under which a stream that forwards sends its first batches, until one of them is acknowledged.
+    adopted_epoch: Option<i16>,
+    /// The first batch of such a stream, for which the region's row was looked for last.
+    first: Option<BatchHeader>,
     /// Records that the region holds and the source has lost, until somebody was told.
     diverged_records: u64,
     /// Batches that were renumbered because compaction had made holes into them, until somebody was told.
@@ -300,7 +327,7 @@ pub struct Stream {
 
 impl Stream {
     /// A stream that knows nothing yet: [`Stream::start`] follows.
-    pub fn new(topic: Arc<str>, partition: i32, region_topic: Arc<str>, producer_id: i64) -> Self {
+    pub fn new(topic: Arc<str>, partition: i32, region_topic: Arc<str>, producer_id: i64, origin: Origin) -> Self {
         let position = Position {
             source_offset: 0,
             source_leader_epoch: -1,
@@ -316,6 +343,7 @@ impl Stream {
             partition,
             region_topic,
             producer_id,
+            origin,
             phase: Phase::Starting,
             position,
             committed: None,
@@ -343,6 +371,8 @@ impl Stream {
             last_taken: None,
             suspicion: None,
             doubt: None,
+            adopted_epoch: None,
+            first: None,
             diverged_records: 0,
             renumbered_batches: 0,
             failures: 0,
@@ -376,6 +406,11 @@ impl Stream {
     /// What the stream is doing.
     pub fn phase(&self) -> &Phase {
         &self.phase
+    }
+
+    /// Where the records are born that the stream sends.
+    pub fn origin(&self) -> Origin {
+        self.origin
     }
 
     /// The reserved producer id that the stream writes with.
@@ -427,7 +462,16 @@ impl Stream {
 
     /// Records that the local log holds and the region does not.
     pub fn lag_records(&self) -> u64 {
-        u64::try_from(self.source_end() - self.position.source_offset).unwrap_or(0)
+        u64::try_from(self.source_end() - self.first_missing()).unwrap_or(0)
+    }
+
+    /// The first source offset that the region may not have.
+    pub fn first_missing(&self) -> i64 {
+        match (self.origin, &self.phase) {
+            // What is stepped over came by another path, which may be ahead of the local log: its end is waited for, but nothing is missing.
+            (Origin::Elsewhere(_), Phase::Replaying(_)) => self.next_offset,
+            _ => self.position.source_offset,
+        }
     }
 
     /// Bytes of these, if all of them are in memory.

@@ -23,7 +23,7 @@ impl Stream {
         let header = &batch.header;
         let identity = Identity {
             producer_id: self.producer_id,
-            producer_epoch: self.position.producer_epoch,
+            producer_epoch: self.adopted_epoch.unwrap_or(self.position.producer_epoch),
             base_sequence: self.next_sequence,
         };
         self.next_sequence = sequence_after(self.next_sequence, i64::from(header.record_count));
@@ -48,6 +48,7 @@ impl Stream {
             bytes: batch.len(),
             records: u64::try_from(header.record_count).unwrap_or(0),
             base_timestamp: header.base_timestamp,
+            max_timestamp: header.max_timestamp,
             since: batch.since,
             barrier,
             answered: false,
@@ -55,12 +56,12 @@ impl Stream {
         Some(Outgoing { batch, identity, token, barrier })
     }
 
-    /// The region's broker has answered for a batch: with the offset it gave, or with an error code. `leader_epoch` is the epoch under
+    /// The region's broker has answered for a batch: that it has it, or with an error code. `leader_epoch` is the epoch under
     /// which it was sent.
     pub fn on_answer(
         &mut self,
         token: u64,
-        answer: Result<i64, i16>,
+        answer: Result<Appended, i16>,
         leader_epoch: i32,
         now: Instant,
     ) -> Option<Acknowledged> {
@@ -68,10 +69,16 @@ impl Stream {
         self.in_flight[at].answered = true;
         self.unanswered -= 1;
         let acknowledged = match answer {
-            Ok(base_offset) if matches!(self.phase, Phase::Sending { .. }) => {
-                self.phase = Phase::Sending { primed: true };
-                self.failures = 0;
-                self.in_flight[at].barrier.then(|| self.acknowledge(at, base_offset, leader_epoch))
+            Ok(appended) if matches!(self.phase, Phase::Sending { .. }) => {
+                if self.came_by_another_path(at, appended) {
+                    // What else that path has brought, and whether it is the same, is looked for.
+                    self.drain(After::Locate);
+                    None
+                } else {
+                    self.phase = Phase::Sending { primed: true };
+                    self.failures = 0;
+                    self.in_flight[at].barrier.then(|| self.acknowledge(at, appended.offset, leader_epoch))
+                }
             }
             // Late good news: the search will find it.
             Ok(_) => None,
@@ -84,8 +91,18 @@ impl Stream {
         acknowledged
     }
 
+    /// Whether the region had the batch before a stream that forwards sent it. Where brokers stamp their own time it can't be told.
+    fn came_by_another_path(&self, at: usize, appended: Appended) -> bool {
+        self.origin != Origin::Here
+            && appended.append_time_ms >= 0
+            && appended.append_time_ms == self.in_flight[at].max_timestamp
+    }
+
     pub(super) fn acknowledge(&mut self, at: usize, base_offset: i64, leader_epoch: i32) -> Acknowledged {
         let mut done = Acknowledged::default();
+        if let Some(epoch) = self.adopted_epoch.take() {
+            self.position.producer_epoch = epoch;
+        }
         for batch in self.in_flight.drain(..=at) {
             done.records += batch.records;
             done.bytes += batch.bytes as u64;
@@ -116,6 +133,7 @@ impl Stream {
                 );
                 self.drain(After::Stall(reason, Some(Obstacle { offset, next_offset, records })));
             }
+            ProduceFault::Fenced if self.origin != Origin::Here => self.drain(After::Rejoin),
             ProduceFault::Fenced => {
                 self.incident = Some(
                     "a newer incarnation of this stream has written to the region: another diffluent mirrors this partition, or \
@@ -172,10 +190,12 @@ impl Stream {
         self.rewind();
         match after {
             After::Locate => {
-                let wait = LOCATE_RETRY * (1 << self.failures.min(6));
-                let wait = if self.failures == 0 { Duration::ZERO } else { wait };
-                self.failures += 1;
-                self.phase = Phase::Locating { at: now + wait };
+                let at = now + self.next_wait();
+                self.phase = self.search_at(at);
+            }
+            After::Rejoin => {
+                self.doubt = Some(Doubt::Region);
+                self.phase = Phase::Locating { at: now + self.next_wait() };
             }
             After::Bump(offset) => self.begin_incarnation(offset),
             After::Diverged(end) => {
@@ -190,8 +210,26 @@ impl Stream {
         }
     }
 
+    /// How long the next search waits: longer with each failure since the last acknowledgement.
+    pub(super) fn next_wait(&mut self) -> Duration {
+        let wait = if self.failures == 0 { Duration::ZERO } else { LOCATE_RETRY * (1 << self.failures.min(6)) };
+        self.failures += 1;
+        wait
+    }
+
+    /// The search of the region's log, where there is something to search for.
+    pub(super) fn search_at(&self, at: Instant) -> Phase {
+        if self.position.producer_epoch < 0 && self.doubt.is_none() {
+            // The row is looked for when the first batch comes.
+            Phase::Sending { primed: false }
+        } else {
+            Phase::Locating { at }
+        }
+    }
+
     pub(super) fn rewind(&mut self) {
         self.suspicion = None;
+        self.adopted_epoch = None;
         self.forget_waiting();
         self.in_flight.clear();
         self.bytes_since_barrier = 0;
@@ -209,13 +247,14 @@ impl Stream {
         self.held_bytes = 0;
     }
 
+    /// A new incarnation begins at a source offset; a stream that forwards goes on there in the row that it has.
     pub(super) fn begin_incarnation(&mut self, source_offset: i64) {
-        self.rewind();
         self.position.source_offset = source_offset;
-        self.position.producer_epoch = self.position.producer_epoch.saturating_add(1);
-        self.position.sequence = 0;
-        self.next_offset = source_offset;
-        self.next_sequence = 0;
+        if self.origin == Origin::Here {
+            self.position.producer_epoch = self.position.producer_epoch.saturating_add(1);
+            self.position.sequence = 0;
+        }
+        self.rewind();
         self.phase = Phase::Committing;
     }
 

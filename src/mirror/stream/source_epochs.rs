@@ -81,6 +81,12 @@ impl Stream {
             self.next_offset = sent_to;
             return;
         }
+        if self.origin != Origin::Here {
+            // Whoever brought these records here brings them again, if there still are any: the region's row tells.
+            self.position.source_offset = self.position.source_offset.min(suspicion.end);
+            self.drain(if self.position.producer_epoch < 0 { After::Locate } else { After::Rejoin });
+            return;
+        }
         if self.in_flight.is_empty() {
             self.note_diverged(u64::try_from(sent_to - suspicion.end).unwrap_or(0));
             self.drain(After::Bump(suspicion.end));

@@ -10,10 +10,11 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::{FetchWhy, Found, Outgoing, Phase, SourceView, Stream};
+use super::{Appended, FetchWhy, Found, Outgoing, Phase, SourceView, Stream};
 use crate::client::error_code;
 use crate::mirror::batch::tests::{CLIENT, bytes_of};
 use crate::mirror::batch::{Batch, Feed, Fingerprint, fetched};
+use crate::mirror::committed::Origin;
 use crate::mirror::progress::Position;
 use crate::wire::batch::{BatchError, Identity, sequence_after};
 
@@ -23,45 +24,45 @@ const OURS: i64 = 1 << 62 | 5;
 const CONTROL: i16 = 1 << 5 | 1 << 4;
 
 /// xorshift64*: small, and the same for ever.
-struct Dice(u64);
+pub(super) struct Dice(pub u64);
 
 impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
     }
 
-    fn one_in(&mut self, n: u64) -> bool {
+    pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 }
 
 #[derive(Clone, Debug, PartialEq)]
-struct Appended {
-    epoch: i16,
-    sequence: i32,
-    count: i32,
-    records: Vec<u8>,
-    fingerprint: Fingerprint,
+pub(super) struct Held {
+    pub epoch: i16,
+    pub sequence: i32,
+    pub count: i32,
+    pub records: Vec<u8>,
+    pub fingerprint: Fingerprint,
 }
 
 /// A region's broker: its log, its high watermark, and Kafka's checks of sequences (see FIELD.md, and `ProducerAppendInfo` in Kafka).
 #[derive(Default)]
-struct Broker {
-    log: Vec<Appended>,
-    high_watermark: usize,
+pub(super) struct Broker {
+    pub log: Vec<Held>,
+    pub high_watermark: usize,
     /// Source offsets of batches that it refuses.
-    refused: BTreeSet<i64>,
+    pub refused: BTreeSet<i64>,
 }
 
 impl Broker {
-    fn offset(&self, index: usize) -> i64 {
+    pub fn offset(&self, index: usize) -> i64 {
         self.log[..index].iter().map(|batch| i64::from(batch.count)).sum()
     }
 
-    fn append(&mut self, outgoing: &Outgoing) -> Result<i64, i16> {
+    pub fn append(&mut self, outgoing: &Outgoing) -> Result<Appended, i16> {
         let header = &outgoing.batch.header;
         let (epoch, sequence) = (outgoing.identity.producer_epoch, outgoing.identity.base_sequence);
         if self.refused.contains(&header.base_offset) {
@@ -77,7 +78,7 @@ impl Broker {
             if outgoing.barrier {
                 self.high_watermark = self.high_watermark.max(index + 1);
             }
-            return Ok(self.offset(index));
+            return Ok(Appended { offset: self.offset(index), append_time_ms: header.max_timestamp });
         }
         if let Some(last) = self.log.last() {
             if epoch < last.epoch {
@@ -90,14 +91,14 @@ impl Broker {
         }
         let records = outgoing.batch.records.concat();
         let fingerprint = Fingerprint::of(&outgoing.batch);
-        self.log.push(Appended { epoch, sequence, count: header.record_count, records, fingerprint });
+        self.log.push(Held { epoch, sequence, count: header.record_count, records, fingerprint });
         if outgoing.barrier {
             self.high_watermark = self.log.len();
         }
-        Ok(self.offset(self.log.len() - 1))
+        Ok(Appended { offset: self.offset(self.log.len() - 1), append_time_ms: -1 })
     }
 
-    fn scan(&self, position: &Position) -> Option<Found> {
+    pub fn scan(&self, position: &Position) -> Option<Found> {
         let mut expected = position.sequence;
         let mut found = None;
         for index in 0..self.high_watermark {
@@ -132,19 +133,19 @@ struct World {
     stream: Stream,
     broker: Broker,
     link: VecDeque<Outgoing>,
-    answers: VecDeque<(u64, Result<i64, i16>)>,
+    answers: VecDeque<(u64, Result<Appended, i16>)>,
     /// Requests of a lost connection that may still arrive.
     late: VecDeque<Outgoing>,
     committed: Position,
 }
 
 fn new_stream(position: Position, now: Instant, never_wrote: bool) -> Stream {
-    let mut stream = Stream::new(Arc::from("orders"), 0, Arc::from("orders"), OURS);
+    let mut stream = Stream::new(Arc::from("orders"), 0, Arc::from("orders"), OURS, Origin::Here);
     stream.start(position, never_wrote, now);
     stream
 }
 
-fn read(bytes: &Bytes, feed: Feed, now: Instant) -> Batch {
+pub(super) fn read(bytes: &Bytes, feed: Feed, now: Instant) -> Batch {
     Batch::new(SmallVec::from_iter([bytes.clone()]), feed, now).expect("a batch of the model")
 }
 
@@ -379,7 +380,8 @@ fn with_two_read(now: Instant, end: i64) -> Stream {
 fn send_one(stream: &mut Stream, now: Instant) {
     let outgoing = stream.next_batch().expect("a batch is ready");
     assert!(stream.next_batch().is_none(), "not primed, or there is no other");
-    stream.on_answer(outgoing.token, Ok(outgoing.batch.header.base_offset), 0, now).expect("a barrier");
+    let appended = Appended { offset: outgoing.batch.header.base_offset, append_time_ms: -1 };
+    stream.on_answer(outgoing.token, Ok(appended), 0, now).expect("a barrier");
 }
 
 #[test]
