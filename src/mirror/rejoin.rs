@@ -12,11 +12,12 @@
 //! Producer id, epoch and sequence only serve to find batches; whether two are the same is decided by their content. For what another path did is not
 //! known: it may have begun elsewhere, or have begun a new incarnation.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use kafka_protocol::messages::DescribeProducersRequest;
 use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use tokio::task::JoinSet;
-
-use std::sync::Arc;
 
 use super::batch::Fingerprint;
 use super::committed::Origin;
@@ -122,7 +123,9 @@ pub async fn rejoin(
 
 /// The partitions to which nothing was ever written.
 async fn never_written(region: &Cluster, node_id: i32, asked: &[Rejoin]) -> Result<Vec<Partition>, ClientError> {
-    let partitions: Vec<&Partition> = asked.iter().map(|rejoin| &rejoin.region).collect();
+    // Several origins may share a partition.
+    let partitions: BTreeSet<&Partition> = asked.iter().map(|rejoin| &rejoin.region).collect();
+    let partitions: Vec<&Partition> = partitions.into_iter().collect();
     let ends = list_offsets(region, node_id, &partitions, Which::End).await?;
     let empty = ends.into_iter().filter(|(_, end)| end.is_ok_and(|end| end.offset == 0));
     Ok(empty.map(|(partition, _)| partition).collect())

@@ -76,8 +76,13 @@ impl Region {
             })
             .collect();
         let metadata = self.parts.cluster.metadata();
+        // A search reads a partition for one stream; another one of the same partition has its turn with the next tick.
+        let mut searched = HashSet::new();
         for stream in due {
             let slot = &mut self.slots[stream];
+            if slot.stream.doubt().is_none() && !searched.insert(slot.head.unwrap_or(stream)) {
+                continue;
+            }
             let leader = metadata.leader(&slot.stream.region_topic, slot.stream.partition);
             let Some(leader) = leader.filter(|leader| leader.node_id == slot.node_id) else {
                 // Somebody else leads since the stream was assigned.
