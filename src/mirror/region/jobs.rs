@@ -157,8 +157,14 @@ impl Region {
 
     pub(super) fn ask_epochs(&mut self) {
         let mut by_leader: BTreeMap<i32, Vec<(usize, Partition, i32)>> = BTreeMap::new();
+        // One question a partition: another stream of it asks when this one has its answer.
+        let mut asked = HashSet::new();
         for stream in std::mem::take(&mut self.epochs_wanted) {
             let slot = &mut self.slots[stream];
+            if !asked.insert(slot.head.unwrap_or(stream)) {
+                self.epochs_wanted.insert(stream);
+                continue;
+            }
             if slot.gone || slot.asking_epoch || slot.stream.source_leader() < 0 {
                 continue;
             }
@@ -209,7 +215,8 @@ impl Region {
         }
         let (local, events) = (self.parts.local.clone(), self.events.clone());
         self.jobs.spawn(async move {
-            let partitions: Vec<Partition> = asked.iter().map(|(_, partition)| partition.clone()).collect();
+            let partitions: BTreeSet<Partition> = asked.iter().map(|(_, partition)| partition.clone()).collect();
+            let partitions: Vec<Partition> = partitions.into_iter().collect();
             let starts = list_all(&local, &partitions, Which::Start).await;
             let starts = asked
                 .into_iter()
