@@ -116,26 +116,33 @@ fn every_page_of_docs_is_in_the_book_once() -> Result<()> {
 
 #[test]
 fn every_command_line_of_diffluent_in_the_documentation_is_one() -> Result<()> {
-    let block = Regex::new(r"(?ms)^ *```(?:sh|console)?$(.*?)^ *```")?;
+    let block = Regex::new(r"(?ms)^ *```(\w*)$(.*?)^ *```$")?;
     let span = Regex::new(r"`(diffluent [^`\n]*)`")?;
     let mut wrong = Vec::new();
     let mut count = 0;
     for page in pages()?.iter().filter(|page| !page.ends_with("CHANGELOG.md")) {
         let text = std::fs::read_to_string(root().join(page))?;
-        let blocks = block.captures_iter(&text).flat_map(|block| {
-            let lines = block.get(1).map_or("", |lines| lines.as_str()).replace("\\\n", " ");
+        let shell = |language: &str| matches!(language, "" | "sh" | "console");
+        let blocks = block.captures_iter(&text).filter(|block| shell(&block[1])).flat_map(|block| {
+            let lines = block[2].replace("\\\n", " ");
             lines.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>()
         });
         let spans = span.captures_iter(&text).map(|span| span[1].to_owned());
         for line in blocks.chain(spans).filter(|line| line.starts_with("diffluent ")) {
             let command = line.split([';', '|', '>', '&', '#']).next().unwrap_or_default();
-            // What stands for something else, or leaves something out.
-            if command.contains("...") || command.contains('…') || command.contains('<') {
+            // What leaves something out, or says what may be left out.
+            if ["...", "…", "<", "["].iter().any(|part| command.contains(part)) {
                 continue;
             }
-            let address = |word| if word == "ADDRESS" { "127.0.0.1:9644" } else { word };
-            let words: Vec<&str> =
-                command.split_whitespace().map(|word| address(word.trim_matches(['\'', '"']))).collect();
+            // In capitals stands what stands for something else.
+            let words: Vec<&str> = command
+                .split_whitespace()
+                .map(|word| match word.trim_matches(['\'', '"']) {
+                    "ADDRESS" => "127.0.0.1:9644",
+                    word if word.chars().all(|c| c.is_ascii_uppercase()) => "1",
+                    word => word,
+                })
+                .collect();
             if words.len() == 2 {
                 // The name of a command, not a line to be typed.
                 let known = diffluent::cli::Arguments::try_parse_from([words[0], words[1], "--help"]);
