@@ -38,6 +38,10 @@ pub enum Kind {
     StreamWentOn,
     /// A topic is gone from the local cluster, and its stream with it.
     StreamEnded,
+    /// Streams of a region are this proxy's from now on.
+    StreamsGained,
+    /// Streams of a region are not this proxy's any more.
+    StreamsTaken,
     /// Retention took records before they were mirrored.
     RecordsLost,
     /// The region has records that the local log has lost.

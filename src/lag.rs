@@ -147,8 +147,30 @@ pub struct TopicLag {
     pub rates: Rates,
     /// Replication latency over the last minute.
     pub replication_latency: LatencySummary,
-    /// Its partitions in order.
+    /// Those of its partitions that this proxy mirrors, in order.
     pub partitions: Vec<PartitionLag>,
+    /// Who mirrors the others, where several proxies share the streams.
+    pub elsewhere: Vec<Elsewhere>,
+}
+
+/// Partitions of a topic that another proxy mirrors: that one knows their lag.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Elsewhere {
+    /// The other proxy's `[proxy] instance`.
+    pub instance: String,
+    /// The partitions.
+    pub partitions: Vec<i32>,
+}
+
+/// Another proxy that shares the streams of a region.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct OtherProxy {
+    /// Its `[proxy] instance`.
+    pub instance: String,
+    /// The address from which it talks to the local cluster.
+    pub host: String,
+    /// Streams that it mirrors.
+    pub streams: usize,
 }
 
 /// One region: its topics added up.
@@ -162,6 +184,10 @@ pub struct RegionLag {
     pub reason: Option<String>,
     /// What can be done about it.
     pub remedy: Option<String>,
+    /// This proxy's `[proxy] instance`.
+    pub instance: String,
+    /// The proxies that share the region's streams with this one, and tell the lag of theirs.
+    pub other_proxies: Vec<OtherProxy>,
     /// Streams (partitions) that this proxy mirrors to the region.
     pub streams: usize,
     /// Records behind, of all streams.

@@ -127,6 +127,7 @@ fn topic(name: &str, partitions: Vec<PartitionLag>) -> TopicLag {
         rates: Rates::default(),
         replication_latency: latency(),
         partitions,
+        elsewhere: Vec::new(),
     }
 }
 
@@ -139,6 +140,8 @@ fn region(name: &str, topics: Vec<TopicLag>) -> RegionLag {
         state,
         remedy: remedy(state, reason.as_deref()),
         reason,
+        instance: "proxy-1".into(),
+        other_proxies: Vec::new(),
         streams: partitions().count(),
         lag_records: topics.iter().map(|topic| topic.lag_records).sum(),
         lag_bytes: None,

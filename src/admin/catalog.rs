@@ -183,6 +183,18 @@ pub const METRICS: &[Metric] = &[
         &["region"],
         "Batches found in the region's log that are no part of their stream's row: repeated, or out of order",
     ),
+    metric(
+        "diffluent_fleet_proxies",
+        Gauge,
+        &["region"],
+        "Proxies that share the region's streams, this one included; 0 before it takes part. Its own streams are those of `diffluent_streams`",
+    ),
+    metric(
+        "diffluent_rebalances_total",
+        Counter,
+        &["region"],
+        "Times that the region's streams were shared out anew among the proxies, this one included; the first time is at its start",
+    ),
     metric("diffluent_region_errors_total", Counter, &["region", "kind"], "What went wrong with a region, by kind"),
     metric("diffluent_capture_buffer_bytes", Gauge, &[], "Memory in use by captured batches"),
     metric("diffluent_capture_buffer_limit_bytes", Gauge, &[], "The most that it may be: `buffer` in `[mirror]`"),

@@ -290,6 +290,7 @@ async fn skip(
             let status = match refused {
                 SkipError::Unknown(_) => StatusCode::NOT_FOUND,
                 SkipError::Refused(_) => StatusCode::CONFLICT,
+                SkipError::Elsewhere(_) => StatusCode::MISDIRECTED_REQUEST,
                 SkipError::Silent => StatusCode::SERVICE_UNAVAILABLE,
             };
             Err(error(status, refused.to_string()).into())

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Readiness;
 use super::monitor::Seen;
-use crate::lag::{LatencySummary, Rates, RegionLag, State};
+use crate::lag::{LatencySummary, OtherProxy, Rates, RegionLag, State};
 
 /// So long after a change it can be told whether a lag shrinks.
 const TREND_MS: u64 = 20_000;
@@ -25,6 +25,10 @@ pub struct RegionSummary {
     pub reason: Option<String>,
     /// What can be done about it.
     pub remedy: Option<String>,
+    /// This proxy's `[proxy] instance`.
+    pub instance: String,
+    /// The proxies that share the region's streams with this one.
+    pub other_proxies: Vec<OtherProxy>,
     /// Topics on their way to it.
     pub topics: usize,
     /// Partitions of these.
@@ -62,6 +66,8 @@ impl RegionSummary {
             state_since_ms: 0,
             reason: lag.reason.clone(),
             remedy: lag.remedy.clone(),
+            instance: lag.instance.clone(),
+            other_proxies: lag.other_proxies.clone(),
             topics: lag.topics.len(),
             streams: lag.streams,
             streams_by_state: BTreeMap::new(),

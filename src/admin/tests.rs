@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
-use crate::lag::{LatencySummary, ObstacleLag, PartitionLag, Rates, State, TopicLag};
+use crate::lag::{Elsewhere, LatencySummary, ObstacleLag, OtherProxy, PartitionLag, Rates, State, TopicLag};
 
 /// The lag of two regions: one well, one stalled.
 pub(super) struct Fake;
@@ -72,12 +72,15 @@ pub(super) fn region(name: &str, state: State, behind: u64) -> RegionLag {
         rates: Rates::default(),
         replication_latency: latency,
         partitions: vec![partition],
+        elsewhere: vec![Elsewhere { instance: "proxy-2".into(), partitions: vec![1, 2] }],
     };
     RegionLag {
         region: name.into(),
         state,
         reason: None,
         remedy: None,
+        instance: "proxy-1".into(),
+        other_proxies: vec![OtherProxy { instance: "proxy-2".into(), host: "10.0.0.2".into(), streams: 2 }],
         streams: 1,
         lag_records: behind,
         lag_bytes: topic.lag_bytes,

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 
 use super::summary::WorstStream;
-use crate::lag::{LatencySummary, PartitionLag, Rates, RegionLag, State, TopicLag};
+use crate::lag::{Elsewhere, LatencySummary, PartitionLag, Rates, RegionLag, State, TopicLag};
 
 /// Rows of an answer unless asked otherwise.
 const ROWS: usize = 100;
@@ -44,6 +44,8 @@ pub(super) struct TopicRow {
     state: State,
     partitions: usize,
     stalled_partitions: usize,
+    /// Those that other proxies mirror.
+    partitions_elsewhere: usize,
     lag_records: u64,
     lag_bytes: Option<u64>,
     lag_seconds: f64,
@@ -66,6 +68,7 @@ pub(super) struct Partitions {
     topic: TopicRow,
     matched: usize,
     rows: Vec<PartitionLag>,
+    elsewhere: Vec<Elsewhere>,
 }
 
 impl Wanted {
@@ -91,7 +94,7 @@ impl Wanted {
 
     /// The partitions that are wanted of a topic's.
     pub fn partitions(&self, topic: TopicLag) -> Partitions {
-        let header = row(&topic);
+        let (header, elsewhere) = (row(&topic), topic.elsewhere);
         let mut rows: Vec<PartitionLag> = topic
             .partitions
             .into_iter()
@@ -109,7 +112,7 @@ impl Wanted {
         });
         let matched = rows.len();
         rows.truncate(self.limit());
-        Partitions { topic: header, matched, rows }
+        Partitions { topic: header, matched, rows, elsewhere }
     }
 
     fn finds(&self, name: &str, state: State) -> bool {
@@ -166,6 +169,7 @@ fn row(topic: &TopicLag) -> TopicRow {
         state: topic.state,
         partitions: topic.partitions.len(),
         stalled_partitions: topic.partitions.iter().filter(|partition| partition.state == State::Stalled).count(),
+        partitions_elsewhere: topic.elsewhere.iter().map(|other| other.partitions.len()).sum(),
         lag_records: topic.lag_records,
         lag_bytes: topic.lag_bytes,
         lag_seconds: topic.lag_seconds,

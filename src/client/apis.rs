@@ -6,11 +6,13 @@
 
 use kafka_protocol::messages::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-    DescribeConfigsRequest, DescribeConfigsResponse, DescribeProducersRequest, DescribeProducersResponse,
-    DescribeQuorumRequest, DescribeQuorumResponse, FetchRequest, FetchResponse, FindCoordinatorRequest,
-    FindCoordinatorResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse,
-    OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, OffsetForLeaderEpochRequest,
-    OffsetForLeaderEpochResponse, ProduceRequest, ProduceResponse,
+    DescribeConfigsRequest, DescribeConfigsResponse, DescribeGroupsRequest, DescribeGroupsResponse,
+    DescribeProducersRequest, DescribeProducersResponse, DescribeQuorumRequest, DescribeQuorumResponse, FetchRequest,
+    FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse, HeartbeatRequest, HeartbeatResponse,
+    JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, ListOffsetsRequest,
+    ListOffsetsResponse, MetadataRequest, MetadataResponse, OffsetCommitRequest, OffsetCommitResponse,
+    OffsetFetchRequest, OffsetFetchResponse, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, ProduceRequest,
+    ProduceResponse, SyncGroupRequest, SyncGroupResponse,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion};
 
@@ -51,6 +53,11 @@ calls! {
     OffsetCommitRequest => OffsetCommitResponse, "OffsetCommit", 8, 8, "4[s[42t]t]t";
     OffsetFetchRequest => OffsetFetchResponse, "OffsetFetch", 9, 7, "4[s[484s2t]t]2t";
     FindCoordinatorRequest => FindCoordinatorResponse, "FindCoordinator", 10, 3, "42s4s4t";
+    JoinGroupRequest => JoinGroupResponse, "JoinGroup", 11, 7, "424ssss[ssst]t";
+    HeartbeatRequest => HeartbeatResponse, "Heartbeat", 12, 4, "42t";
+    LeaveGroupRequest => LeaveGroupResponse, "LeaveGroup", 13, 4, "42[ss2t]t";
+    SyncGroupRequest => SyncGroupResponse, "SyncGroup", 14, 5, "42ssst";
+    DescribeGroupsRequest => DescribeGroupsResponse, "DescribeGroups", 15, 5, "4[2ssss[sssssst]4t]t";
     CreateTopicsRequest => CreateTopicsResponse, "CreateTopics", 19, 7, "4[su2s42[ss111t]t<0=2>]t";
     OffsetForLeaderEpochRequest => OffsetForLeaderEpochResponse, "OffsetForLeaderEpoch", 23, 4, "4[s[2448t]t]t";
     DescribeConfigsRequest => DescribeConfigsResponse, "DescribeConfigs", 32, 4, "4[2s1s[ss111[ss1t]1st]t]t";
@@ -120,6 +127,19 @@ mod tests {
                 .with_partitions(vec![offset_fetch_response::OffsetFetchResponsePartition::default()]),
         ]));
         fits::<FindCoordinatorRequest>(&FindCoordinatorResponse::default());
+        let members = || vec![join_group_response::JoinGroupResponseMember::default()];
+        fits::<JoinGroupRequest>(
+            &JoinGroupResponse::default().with_protocol_name(Some(StrBytes::default())).with_members(members()),
+        );
+        fits::<HeartbeatRequest>(&HeartbeatResponse::default());
+        fits::<LeaveGroupRequest>(
+            &LeaveGroupResponse::default().with_members(vec![leave_group_response::MemberResponse::default()]),
+        );
+        fits::<SyncGroupRequest>(&SyncGroupResponse::default().with_assignment(bytes::Bytes::from_static(b"abc")));
+        fits::<DescribeGroupsRequest>(&DescribeGroupsResponse::default().with_groups(vec![
+            describe_groups_response::DescribedGroup::default()
+                .with_members(vec![describe_groups_response::DescribedGroupMember::default()]),
+        ]));
         fits::<CreateTopicsRequest>(&CreateTopicsResponse::default().with_topics(vec![
             create_topics_response::CreatableTopicResult::default()
                 .with_name(topic())

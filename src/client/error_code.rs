@@ -18,6 +18,16 @@ pub const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
 pub const COORDINATOR_NOT_AVAILABLE: i16 = 15;
 /// This broker does not coordinate the group.
 pub const NOT_COORDINATOR: i16 = 16;
+/// The generation that was named is not the group's.
+pub const ILLEGAL_GENERATION: i16 = 22;
+/// The group's members have no assignor in common.
+pub const INCONSISTENT_GROUP_PROTOCOL: i16 = 23;
+/// The group has no such member, or has members and the request names none.
+pub const UNKNOWN_MEMBER_ID: i16 = 25;
+/// The session timeout is outside of what the brokers allow.
+pub const INVALID_SESSION_TIMEOUT: i16 = 26;
+/// The group's members are joining anew.
+pub const REBALANCE_IN_PROGRESS: i16 = 27;
 /// Too few in-sync replicas: nothing was appended.
 pub const NOT_ENOUGH_REPLICAS: i16 = 19;
 /// The topic exists.
@@ -26,11 +36,17 @@ pub const TOPIC_ALREADY_EXISTS: i16 = 36;
 pub const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
 /// A newer epoch of the producer id has written.
 pub const INVALID_PRODUCER_EPOCH: i16 = 47;
+/// There is no such group.
+pub const GROUP_ID_NOT_FOUND: i16 = 69;
 /// The caller's leader epoch is old.
 pub const FENCED_LEADER_EPOCH: i16 = 74;
 /// The caller's leader epoch is newer than the broker's.
 pub const UNKNOWN_LEADER_EPOCH: i16 = 75;
 
+/// A member must join once more, with the id that came with this answer (KIP-394).
+pub const MEMBER_ID_REQUIRED: i16 = 79;
+/// Another member has taken the group instance id over (KIP-345).
+pub const FENCED_INSTANCE_ID: i16 = 82;
 /// A new leader does not know its high watermark yet (KIP-207).
 pub const OFFSET_NOT_AVAILABLE: i16 = 78;
 

@@ -189,7 +189,8 @@ pub fn reference() -> String {
 }
 
 /// Keys that may be left out and have no default.
-const OPTIONAL: [&str; 11] = [
+const OPTIONAL: [&str; 12] = [
+    "proxy.instance",
     "proxy.broker_ports",
     "proxy.connection_limit",
     "proxy.connection_limit_per_address",

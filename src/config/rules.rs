@@ -20,6 +20,9 @@ const CATCH_UP_BUFFER_MIN: ByteSize = ByteSize::from_mib(1);
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// Longer waits are mistakes in the unit.
 const DURATION_MAX: Duration = Duration::from_secs(3600);
+/// With several heartbeats in it; and brokers allow half an hour.
+const SESSION_MIN: Duration = Duration::from_secs(1);
+const SESSION_MAX: Duration = Duration::from_secs(1800);
 /// Client connections are looked at once a second.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// As good as never.
@@ -199,6 +202,7 @@ fn mirror(config: &Config, found: &mut Vec<Finding>) {
     ] {
         lasts(key, value, INTERVAL_MIN, found);
     }
+    within("mirror.session_timeout", mirror.session_timeout, (SESSION_MIN, SESSION_MAX), found);
 }
 
 /// Ports are compared whatever their hosts are: two names may be one address, and nobody wants to find out.

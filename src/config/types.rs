@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::values::{Advertise, ByteSize, HostPort, Name, PortRange, TopicPattern, TopicTemplate, duration};
+use super::values::{
+    Advertise, ByteSize, HostPort, Name, PortRange, TopicPattern, TopicTemplate, duration, is_name_char,
+};
 
 /// proxy.toml.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -36,6 +38,10 @@ pub struct Proxy {
     /// The name of the place where the local cluster is: in metrics, in logs, and as `{origin}` in a region's
     /// `topic_name`. Letters, digits, `.`, `_` and `-`.
     pub name: Name,
+    /// What this proxy is called among those that have the same `name` and share the streams between them: no two of them may have the same. After a
+    /// restart under the same one it goes on with what it had, at once. Left out: the host's name and the port of `listen`. Letters, digits, `.`, `_` and `-`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Name>,
     /// Where clients connect first: their `bootstrap.servers`.
     pub listen: HostPort,
     /// The host name or address under which clients reach this proxy. Broker N of the local cluster is advertised as this host
@@ -85,6 +91,17 @@ pub struct Proxy {
 }
 
 impl Proxy {
+    /// What this proxy is called among those that share the streams.
+    pub fn instance(&self) -> String {
+        if let Some(instance) = &self.instance {
+            return instance.to_string();
+        }
+        let host = rustix::system::uname();
+        let host = host.nodename().to_string_lossy();
+        let host: String = host.chars().map(|c| if is_name_char(c) { c } else { '_' }).take(200).collect();
+        format!("{host}-{}", self.listen.port)
+    }
+
     fn default_frame_limit() -> ByteSize {
         ByteSize::from_mib(101)
     }
@@ -325,6 +342,10 @@ pub struct Mirror {
     /// How often each cluster is asked for its brokers, topics and leaders, when nothing else gives a reason to ask.
     #[serde(with = "duration")]
     pub metadata_interval: Duration,
+    /// Where several proxies share the streams: how long one may be silent before the others take its streams over. It lies between the local brokers'
+    /// `group.min.session.timeout.ms` (6 s unless changed) and `group.max.session.timeout.ms`.
+    #[serde(with = "duration")]
+    pub session_timeout: Duration,
 }
 
 impl Default for Mirror {
@@ -336,6 +357,7 @@ impl Default for Mirror {
             progress_interval: Duration::from_secs(1),
             log_end_interval: Duration::from_secs(1),
             metadata_interval: Duration::from_secs(5),
+            session_timeout: Duration::from_secs(15),
         }
     }
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, Serializer};
 pub const NAME_CHARS_MAX: usize = 64;
 
 /// What Kafka allows in a topic's name, and we in ours.
-fn is_name_char(c: char) -> bool {
+pub(super) fn is_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }
 

@@ -7,6 +7,7 @@ use kafka_protocol::protocol::{Decodable, Encodable};
 
 use super::messages::{self, broken, rest};
 use crate::client::apis::Call;
+use crate::mirror::ownership::messages::{Subscription, decode_assignment};
 use crate::wire::shape;
 
 /// Checks and decodes; bytes that only cost a decoder memory, were it to believe them, don't get to it.
@@ -29,7 +30,7 @@ where
 }
 
 pub(super) fn answer(u: &mut Unstructured<'_>) -> Result<()> {
-    match u.int_in_range(0..=12)? {
+    match u.int_in_range(0..=18)? {
         0 => {
             let mut answer = messages::produce_answer(u, 9)?;
             answer.node_endpoints.clear();
@@ -73,6 +74,18 @@ pub(super) fn answer(u: &mut Unstructured<'_>) -> Result<()> {
                 .with_current_voters(vec![Default::default(); u.int_in_range(0..=3)?]);
             let topic = describe_quorum_response::TopicData::default().with_partitions(vec![partition]);
             checked::<DescribeQuorumRequest>(u, Some(DescribeQuorumResponse::default().with_topics(vec![topic])))
+        }
+        12 => checked::<JoinGroupRequest>(u, None),
+        13 => checked::<SyncGroupRequest>(u, None),
+        14 => checked::<HeartbeatRequest>(u, None),
+        15 => checked::<LeaveGroupRequest>(u, None),
+        16 => checked::<DescribeGroupsRequest>(u, None),
+        17 => {
+            // What other members say of themselves is read by a bounded reader of our own.
+            let bytes = bytes::Bytes::copy_from_slice(rest(u)?);
+            let _ = Subscription::decode(&bytes);
+            let _ = decode_assignment(&bytes);
+            Ok(())
         }
         _ => checked::<DescribeProducersRequest>(u, None),
     }

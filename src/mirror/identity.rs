@@ -34,7 +34,7 @@ pub fn is_born_in(producer_id: i64, cluster_id: &str) -> bool {
 }
 
 /// FNV-1a over the bytes, then the finalizer of MurmurHash3, so that the high bits depend on every byte.
-fn hash(bytes: &[u8]) -> u64 {
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
     let mut hash = bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 
 use super::events::Event;
+use super::ownership::Ownership;
 use super::stream::{Appended, Outgoing};
 use super::throttle::Throttle;
 use crate::client::ClientError;
@@ -99,6 +100,7 @@ pub async fn run(
     generation: u64,
     queue: mpsc::Receiver<Request>,
     throttle: Option<Arc<Throttle>>,
+    ownership: Arc<Ownership>,
     events: mpsc::Sender<Event>,
     room: Arc<Notify>,
 ) {
@@ -113,7 +115,7 @@ pub async fn run(
                 let unanswered = Mutex::new(VecDeque::new());
                 tokio::select! {
                     biased;
-                    result = write(requests, queue, throttle.as_deref(), &unanswered, &room) => result.err(),
+                    result = write(requests, queue, throttle.as_deref(), &ownership, &unanswered, &room) => result.err(),
                     error = read(answers, node_id, generation, &unanswered, &events) => Some(error),
                 }
             }
@@ -125,11 +127,13 @@ pub async fn run(
     let _ = events.send(Event::LinkDown { node_id, generation, error }).await;
 }
 
-/// Ends without error when the region closes the queue.
+/// Ends without error when the region closes the queue, or when the streams may be another proxy's: this process may have stood still since
+/// they were put here.
 async fn write(
     mut requests: Requests,
     mut queue: mpsc::Receiver<Request>,
     throttle: Option<&Throttle>,
+    ownership: &Ownership,
     unanswered: &Mutex<VecDeque<Unanswered>>,
     room: &Notify,
 ) -> Result<(), ClientError> {
@@ -145,6 +149,9 @@ async fn write(
                 requests.write_pieces(&pieces).await?;
                 pieces.clear();
                 throttle.pass(request.bytes).await;
+            }
+            if !ownership.holds(Instant::now()) {
+                return Ok(());
             }
             let (correlation, sent) = encode(&mut requests, request.entries, request.barrier, &mut pieces);
             lock(unanswered).push_back(Unanswered {

@@ -68,6 +68,10 @@ pub struct RegionMetrics {
     pub renumbered_batches: Counter,
     /// Batches found in the region's log out of their row.
     pub out_of_row_batches: Counter,
+    /// Generations of the region's group that this proxy has taken part in.
+    pub rebalances: Counter,
+    /// Proxies that share the region's streams, this one included.
+    pub members: Gauge,
 }
 
 impl RegionMetrics {
@@ -89,6 +93,8 @@ pub struct MirrorMetrics {
     resent: Family<RegionLabel, Counter>,
     renumbered: Family<RegionLabel, Counter>,
     out_of_row: Family<RegionLabel, Counter>,
+    rebalances: Family<RegionLabel, Counter>,
+    members: Family<RegionLabel, Gauge>,
     errors: Family<ErrorLabel, Counter>,
     received: Family<ClusterLabel, Counter>,
     sent: Family<ClusterLabel, Counter>,
@@ -144,6 +150,16 @@ impl MirrorMetrics {
             "Batches found in a region's log that are no part of their stream's row",
             metrics.out_of_row.clone(),
         );
+        registry.register(
+            "rebalances",
+            "Times that the streams of a region were shared out anew with this proxy among those that share them",
+            metrics.rebalances.clone(),
+        );
+        registry.register(
+            "fleet_proxies",
+            "Proxies that share the streams of a region, this one included",
+            metrics.members.clone(),
+        );
         registry.register("region_errors", "Errors by region and kind", metrics.errors.clone());
         registry.register(
             "cluster_received_bytes",
@@ -178,6 +194,8 @@ impl MirrorMetrics {
             resent_records: self.resent.get_or_create(&label).clone(),
             renumbered_batches: self.renumbered.get_or_create(&label).clone(),
             out_of_row_batches: self.out_of_row.get_or_create(&label).clone(),
+            rebalances: self.rebalances.get_or_create(&label).clone(),
+            members: self.members.get_or_create(&label).clone(),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! [`Mirror`] starts one [`region`] task per region and keeps all of them told what is mirrored. A [`stream`] is one partition on its way to
 //! one region: a state machine without I/O. What it wants is done by a [`link`] (sending), a [`reader`] (catch-up), a [`scan`] (reading the position
-//! from the region's log), [`progress`] (committing it) and [`start`].
+//! from the region's log), [`progress`] (committing it) and [`start`]. Where several proxies share the streams, [`ownership`] knows which are this one's.
 //!
 //! Nothing here is ever awaited by a client's session; nothing here may point back at one.
 
@@ -15,6 +15,7 @@ pub mod latency;
 pub mod link;
 pub mod metrics;
 pub mod offsets;
+pub mod ownership;
 pub mod progress;
 pub mod reader;
 pub mod region;
@@ -45,7 +46,8 @@ use crate::net::Connect;
 use events::Event;
 use inbox::Inbox;
 use metrics::MirrorMetrics;
-use progress::Partition;
+use ownership::Ownership;
+use progress::{Partition, Progress};
 use region::{Parts, Region, Settings};
 use source::Source;
 use stream::Obstacle;
@@ -64,6 +66,9 @@ pub enum SkipError {
     /// It is not this batch that stalls the stream now.
     #[error("{0}")]
     Refused(String),
+    /// Another proxy mirrors this stream.
+    #[error("{0}")]
+    Elsewhere(String),
     /// The region's task does not answer.
     #[error("the region's task does not answer; the log says whether the batch was stepped over")]
     Silent,
@@ -101,6 +106,18 @@ impl Mirror {
             let cluster =
                 Cluster::new(name, servers, connect(region), config.proxy.dial_timeout, metrics.traffic(name));
             clusters.push(cluster.clone());
+            let progress = Arc::new(Progress::new(local.clone(), name));
+            let ownership = Ownership::new(Arc::from(config.proxy.instance()));
+            tasks.spawn(ownership::run::run(ownership::run::Parts {
+                region: region.clone(),
+                origin: config.proxy.name.to_string(),
+                session: config.mirror.session_timeout,
+                local: local.clone(),
+                progress: progress.clone(),
+                topics: topics_seen.clone(),
+                metrics: metrics.region(name),
+                ownership: ownership.clone(),
+            }));
             let (task, events) = Region::new(Parts {
                 settings: Settings {
                     index,
@@ -116,6 +133,8 @@ impl Mirror {
                 },
                 local: local.clone(),
                 cluster,
+                progress,
+                ownership,
                 source: source.clone(),
                 inbox: inbox.clone(),
                 capture: capture.clone(),

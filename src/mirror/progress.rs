@@ -15,7 +15,8 @@
 //! ```
 //!
 //! # References
-//! OffsetCommit and OffsetFetch: the protocol guide. A commit without a member is allowed while the group has none.
+//! OffsetCommit and OffsetFetch: the protocol guide. A commit without a member is allowed while the group has none; otherwise it carries a member's generation, and
+//! is refused if that is not the group's.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -30,6 +31,7 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::offsets::name;
+use super::ownership::Pass;
 use crate::client::ClientError;
 use crate::client::apis::Call;
 use crate::client::cluster::Cluster;
@@ -228,6 +230,11 @@ impl Progress {
         }
     }
 
+    /// The group.
+    pub(super) fn group(&self) -> &GroupId {
+        &self.group
+    }
+
     /// Reads the progress of partitions. Those without any are missing in the answer.
     ///
     /// # Errors
@@ -267,11 +274,15 @@ impl Progress {
         Ok(loaded)
     }
 
-    /// Commits positions. All are committed but those that are given back, with their error codes: their topics were deleted, for instance.
+    /// Commits positions by `pass`. All are committed but those that are given back, with their error codes: their topics were deleted, for instance.
     ///
     /// # Errors
-    /// Those of the calls; [`ClientError::Refused`] when a whole request was refused. Some of the positions may be committed then.
-    pub async fn commit(&self, commits: &[(Partition, Commit)]) -> Result<HashMap<Partition, i16>, ClientError> {
+    /// Those of the calls; [`ClientError::Refused`] when a whole request was refused, or there is no pass. Some of the positions may be committed then.
+    pub async fn commit(
+        &self,
+        commits: &[(Partition, Commit)],
+        pass: &Pass,
+    ) -> Result<HashMap<Partition, i16>, ClientError> {
         let mut refused = HashMap::new();
         let mut chunk = Vec::new();
         let mut bytes = 0;
@@ -280,12 +291,12 @@ impl Progress {
             bytes += details.len();
             chunk.push((partition, commit, details));
             if chunk.len() >= COMMIT_PARTITIONS_MAX || bytes >= COMMIT_BYTES_MAX {
-                refused.extend(self.commit_chunk(std::mem::take(&mut chunk)).await?);
+                refused.extend(self.commit_chunk(std::mem::take(&mut chunk), pass).await?);
                 bytes = 0;
             }
         }
         if !chunk.is_empty() {
-            refused.extend(self.commit_chunk(chunk).await?);
+            refused.extend(self.commit_chunk(chunk, pass).await?);
         }
         Ok(refused)
     }
@@ -293,8 +304,21 @@ impl Progress {
     async fn commit_chunk(
         &self,
         commits: Vec<(&Partition, &Commit, String)>,
+        pass: &Pass,
     ) -> Result<HashMap<Partition, i16>, ClientError> {
         let asked = commits.len();
+        let as_whom = OffsetCommitRequest::default().with_group_id(self.group.clone());
+        let as_whom = match pass {
+            Pass::Member { generation, member_id, instance } => {
+                let text = |text: &Arc<str>| StrBytes::from_string(text.to_string());
+                as_whom
+                    .with_generation_id_or_member_epoch(*generation)
+                    .with_member_id(text(member_id))
+                    .with_group_instance_id(instance.as_ref().map(text))
+            }
+            Pass::Alone => as_whom.with_generation_id_or_member_epoch(-1),
+            Pass::Nobody | Pass::Waiting => return Err(self.refused("commit", error_code::REBALANCE_IN_PROGRESS)),
+        };
         let mut topics: BTreeMap<&Arc<str>, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
         for ((topic, partition), commit, details) in commits {
             topics.entry(topic).or_default().push(
@@ -305,17 +329,14 @@ impl Progress {
                     .with_committed_metadata(Some(StrBytes::from_string(details))),
             );
         }
-        let request = OffsetCommitRequest::default()
-            .with_group_id(self.group.clone())
-            .with_generation_id_or_member_epoch(-1)
-            .with_topics(
-                topics
-                    .into_iter()
-                    .map(|(topic, partitions)| {
-                        OffsetCommitRequestTopic::default().with_name(name(topic)).with_partitions(partitions)
-                    })
-                    .collect(),
-            );
+        let request = as_whom.with_topics(
+            topics
+                .into_iter()
+                .map(|(topic, partitions)| {
+                    OffsetCommitRequestTopic::default().with_name(name(topic)).with_partitions(partitions)
+                })
+                .collect(),
+        );
         let answer = self.ask_coordinator(&request).await?;
         let refused: HashMap<Partition, i16> = (answer.topics.iter())
             .flat_map(|topic| topic.partitions.iter().map(|partition| (topic.name.as_str(), partition)))
@@ -341,7 +362,8 @@ impl Progress {
         answer
     }
 
-    async fn coordinator(&self) -> Result<i32, ClientError> {
+    /// The broker that coordinates the group.
+    pub(super) async fn coordinator(&self) -> Result<i32, ClientError> {
         let mut known = self.coordinator.lock().await;
         if let Some(node_id) = *known {
             return Ok(node_id);
@@ -358,7 +380,8 @@ impl Progress {
         Ok(answer.node_id.0)
     }
 
-    async fn forget_coordinator(&self) {
+    /// It is asked for anew next time.
+    pub(super) async fn forget_coordinator(&self) {
         *self.coordinator.lock().await = None;
     }
 
@@ -367,7 +390,7 @@ impl Progress {
     }
 }
 
-/// Whether an error on progress is the coordinator's moving or waking up: no more than a matter of waiting.
+/// Whether an error on progress is the coordinator's moving or waking up, or the group's getting a new generation: no more than a matter of waiting.
 pub fn is_passing(error: &ClientError) -> bool {
     match error {
         ClientError::Refused { code, .. } => matches!(
@@ -376,6 +399,10 @@ pub fn is_passing(error: &ClientError) -> bool {
                 | error_code::COORDINATOR_NOT_AVAILABLE
                 | error_code::NOT_COORDINATOR
                 | error_code::REQUEST_TIMED_OUT
+                | error_code::ILLEGAL_GENERATION
+                | error_code::UNKNOWN_MEMBER_ID
+                | error_code::REBALANCE_IN_PROGRESS
+                | error_code::FENCED_INSTANCE_ID
                 | error_code::UNKNOWN_TOPIC_OR_PARTITION
         ),
         ClientError::Unsupported { .. } | ClientError::Unreadable { .. } => false,

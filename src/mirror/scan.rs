@@ -77,6 +77,8 @@ pub enum Doubt {
     Replaced,
     /// This newer incarnation of the stream has written there: committed progress was lost, or went back.
     Newer(i16),
+    /// Retention took what followed the position there, and batches of the stream lie behind that: committed progress is old.
+    Retired,
 }
 
 /// Searches the logs that one broker leads.
@@ -132,6 +134,10 @@ struct Search {
     found: Option<Found>,
     out_of_row: u64,
     newer: Option<i16>,
+    /// Whether retention took offsets behind the position.
+    has_gap: bool,
+    /// Whether batches of this incarnation lie behind that.
+    retired: bool,
 }
 
 impl Search {
@@ -139,7 +145,17 @@ impl Search {
         // A stream that has written nothing in this incarnation has nothing that could be proved.
         let proved = target.sequence == 0 || target.from == 0;
         let cursor = if proved { target.from } else { target.from - 1 };
-        Self { cursor, proved, expected: target.sequence, found: None, out_of_row: 0, newer: None, target }
+        Self {
+            cursor,
+            proved,
+            expected: target.sequence,
+            found: None,
+            out_of_row: 0,
+            newer: None,
+            has_gap: false,
+            retired: false,
+            target,
+        }
     }
 
     /// Takes what a Fetch gave; says so when the end is reached.
@@ -180,6 +196,7 @@ impl Search {
                 continue;
             }
             if header.base_sequence != self.expected {
+                self.retired |= self.has_gap && self.found.is_none();
                 self.out_of_row += 1;
                 continue;
             }
@@ -193,6 +210,7 @@ impl Search {
         }
         (self.cursor >= high_watermark).then_some(match self.newer {
             Some(epoch) => Scanned::Unproven(Doubt::Newer(epoch)),
+            None if self.retired => Scanned::Unproven(Doubt::Retired),
             None => Scanned::Complete { found: self.found, out_of_row: self.out_of_row },
         })
     }
@@ -223,6 +241,7 @@ impl Search {
         if start <= self.cursor {
             return Ok(Some(Scanned::Failed(error_code::OFFSET_OUT_OF_RANGE)));
         }
+        self.has_gap = start > self.target.from;
         self.cursor = start.max(self.target.from);
         self.proved = true;
         Ok(None)
@@ -359,6 +378,14 @@ mod tests {
     fn a_hole_of_compaction_where_the_acknowledged_batch_was_proves_nothing_and_harms_nothing() {
         let complete = Some(Scanned::Complete { found: None, out_of_row: 0 });
         assert_eq!(search().read(bare_log(&[(103, 1, 7, 0, 0)]), 104), complete);
+    }
+
+    #[test]
+    fn batches_behind_what_retention_took_say_that_the_position_is_old() {
+        let mut search = search();
+        (search.has_gap, search.proved, search.cursor) = (true, true, 110);
+        let retired = Some(Scanned::Unproven(Doubt::Retired));
+        assert_eq!(search.read(bare_log(&[(110, 5, OURS, 2, 60), (115, 1, OURS, 2, 65)]), 116), retired);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::events::Event;
 use super::offsets::{Which, by_leader, list_all, name};
+use super::ownership::{Ownership, Pass};
 use super::progress::{Commit, Committed, Partition, Position, Progress, Toll, is_passing};
 use super::topics;
 use crate::client::ClientError;
@@ -63,32 +64,56 @@ pub enum Started {
     Stalled(String),
 }
 
+/// Where progress is kept, and as what it is committed.
+#[derive(Clone, Debug)]
+pub struct Keeping {
+    /// The progress.
+    pub progress: Arc<Progress>,
+    /// As what first positions are committed.
+    pub pass: Pass,
+    /// Of the region's streams.
+    pub ownership: Arc<Ownership>,
+}
+
 /// Starts streams; tells the region by [`Event::Started`], first what is known locally, then the rest.
 pub async fn start(
     local: Arc<Cluster>,
     region: Arc<Cluster>,
-    progress: Arc<Progress>,
+    keeping: Keeping,
     streams: Vec<Starting>,
     events: mpsc::Sender<Event>,
 ) {
     let all: Vec<usize> = streams.iter().map(|stream| stream.stream).collect();
-    if let Err(error) = run(&local, &region, &progress, streams, &events).await {
-        let outcome = if is_passing(&error) { Started::Later } else { Started::Stalled(error.to_string()) };
-        tracing::debug!(region = %region.name(), %error, "streams could not be started");
-        let _ = events.send(Event::Started(all.into_iter().map(|stream| (stream, outcome.clone())).collect())).await;
+    if let Err(error) = run(&local, &region, &keeping, streams, &events).await {
+        tell(&events, failed(&region, &error, all)).await;
     }
+    keeping.ownership.first_positions_done();
+}
+
+/// What an error means for streams.
+fn failed(
+    region: &Cluster,
+    error: &ClientError,
+    streams: impl IntoIterator<Item = usize>,
+) -> impl Iterator<Item = (usize, Started)> {
+    let outcome = if is_passing(error) { Started::Later } else { Started::Stalled(error.to_string()) };
+    tracing::debug!(region = %region.name(), %error, "streams could not be started");
+    streams.into_iter().map(move |stream| (stream, outcome.clone()))
 }
 
 async fn run(
     local: &Arc<Cluster>,
     region: &Arc<Cluster>,
-    progress: &Progress,
+    keeping: &Keeping,
     streams: Vec<Starting>,
     events: &mpsc::Sender<Event>,
 ) -> Result<(), ClientError> {
     let partitions: Vec<Partition> = streams.iter().map(|stream| stream.partition.clone()).collect();
-    let committed = progress.load(&partitions).await?;
+    let committed = keeping.progress.load(&partitions).await?;
     let positions = local_positions(local, &streams, &committed).await;
+    if positions.len() == streams.len() && positions.values().all(|(_, is_committed)| *is_committed) {
+        keeping.ownership.first_positions_done();
+    }
     tell(events, positions.iter().map(|(stream, (position, _))| (*stream, Started::Known(*position)))).await;
 
     let mut wanted: BTreeMap<Arc<str>, i32> = BTreeMap::new();
@@ -112,8 +137,12 @@ async fn run(
             (None, Some((position, false))) => fresh.push((stream, *position)),
         }
     }
-    outcomes.extend(begin(region, progress, fresh).await?);
     tell(events, outcomes).await;
+    let new: Vec<usize> = fresh.iter().map(|(stream, _)| stream.stream).collect();
+    match begin(region, keeping, fresh).await {
+        Ok(begun) => tell(events, begun).await,
+        Err(error) => tell(events, failed(region, &error, new)).await,
+    }
     Ok(())
 }
 
@@ -174,7 +203,7 @@ async fn local_positions(
 /// Begins streams that never ran: their first position is committed before their first batch is sent.
 async fn begin(
     region: &Arc<Cluster>,
-    progress: &Progress,
+    keeping: &Keeping,
     streams: Vec<(&Starting, Position)>,
 ) -> Result<Vec<(usize, Started)>, ClientError> {
     if streams.is_empty() {
@@ -209,11 +238,37 @@ async fn begin(
             _ => outcomes.push((stream.stream, Started::Later)),
         }
     }
-    let refused = progress.commit(&commits).await?;
+    let Keeping { progress, pass, ownership } = keeping;
+    let refused = progress.commit(&commits, pass).await?;
     // Usually a topic that was deleted in this moment.
     for (stream, outcome) in &mut outcomes {
         if starting.get(stream).is_some_and(|partition| refused.contains_key(partition)) {
             *outcome = Started::Later;
+        }
+    }
+    if *pass == Pass::Alone {
+        ownership.first_positions_done();
+        if !ownership.door_closed().await {
+            return Ok(outcomes.into_iter().map(|(stream, _)| (stream, Started::Later)).collect());
+        }
+        // Another proxy may have started at the same moment: what counts is what was written last, for both.
+        let partitions: Vec<Partition> = commits.iter().map(|(partition, _)| partition.clone()).collect();
+        let valid = progress.load(&partitions).await?;
+        for (stream, outcome) in &mut outcomes {
+            let Started::Ready { position, never_wrote, .. } = outcome else { continue };
+            match starting.get(stream).and_then(|partition| valid.get(partition)) {
+                Some(Ok(read)) if read.position == *position => {}
+                Some(Ok(read)) if *never_wrote && read.position.topic_id == position.topic_id => {
+                    *outcome = Started::Ready {
+                        position: read.position,
+                        never_wrote: false,
+                        unproven: false,
+                        forwarded: read.forwarded.clone(),
+                    };
+                }
+                _ if *never_wrote => *outcome = Started::Later,
+                _ => {}
+            }
         }
     }
     Ok(outcomes)

@@ -174,6 +174,8 @@ mod tests {
             state_since_ms: 1_000,
             reason: None,
             remedy: None,
+            instance: "proxy-1".to_owned(),
+            other_proxies: Vec::new(),
             topics: 1,
             streams: 3,
             streams_by_state: [(state, 3)].into(),

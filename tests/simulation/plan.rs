@@ -20,8 +20,6 @@ pub struct Plan {
     pub forwards: Vec<usize>,
     /// Whether a proxy reaches other clusters through their own proxies, where they have one.
     pub through_proxies: bool,
-    /// Whether a second proxy mirrors the same, by mistake.
-    pub twin: bool,
     /// One-way delay between clusters, milliseconds.
     pub distance_ms: u64,
     /// `[mirror] buffer`.
@@ -174,6 +172,8 @@ impl Plan {
                 });
             }
         }
+        // Nothing hangs on it any more; what seeds mean stays.
+        dice.one_in(6);
         let mut plan = Self {
             seed,
             brokers,
@@ -181,7 +181,6 @@ impl Plan {
             routes,
             forwards,
             through_proxies: everything && shape.one_in(3),
-            twin: dice.one_in(6),
             distance_ms: *dice.pick(&[1, 10, 50, 120]),
             buffer: *dice.pick(&["0 B", "2 KiB", "64 KiB", "64 MiB"]),
             topics,
@@ -193,8 +192,6 @@ impl Plan {
             (0..count).map(|_| (500 + dice.below(TROUBLE_MS - 500), plan.fault(&mut dice))).collect();
         faults.sort_by_key(|(at, _)| *at);
         plan.faults = faults;
-        // Two that don't know of each other can't agree on what a new incarnation begins with.
-        plan.twin &= plan.forwards.is_empty() && !plan.faults.iter().any(|(_, fault)| fault.harms());
         if plan.has_several_paths() {
             plan.faults.retain(|(_, fault)| !fault.confuses_several_paths());
         }

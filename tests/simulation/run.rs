@@ -179,10 +179,6 @@ impl World<'_> {
             }
             seen.push(lag);
         }
-        if plan.twin {
-            let (plan, fronts) = (plan.clone(), fronts.clone());
-            sim.host("twin", move || proxy::run(plan.clone(), plan.origins[0], Seen::default(), fronts.clone()));
-        }
         for index in 0..plan.producers.len() {
             let model = clusters[plan.producers[index].cluster].clone();
             sim.client(format!("producer-{index}"), producer::run(plan.clone(), index, model));

@@ -58,6 +58,7 @@ const ROWS = [
   ["Latency p50 · p90 · p99", (region) => latency(region.replication_latency)],
   ["Streams", (region) => Object.entries(region.streams_by_state).map(([state, streams]) => `${count(streams)} ${words(state)}`).join(", ") || "none"],
   ["Missing for good", missing],
+  ["Other proxies", (region) => region.other_proxies.map((other) => `${other.instance} (${other.host}): ${count(other.streams)} streams`).join(", ") || "none"],
 ];
 
 function missing(region) {
@@ -189,7 +190,7 @@ const topics = new Table($("topics"), "Topics, the worst first", [
   { title: "Caught up in", kind: "number", cell: (row) => wait(row.rates) },
   { title: "Records/s", kind: "number", sort: "rate", cell: (row) => count(row.rates.mirrored_records_per_second) },
   { title: "Latency p50 · p90 · p99", kind: "number", cell: (row) => latency(row.replication_latency) },
-  { title: "Partitions", kind: "number", cell: (row) => count(row.partitions) + (row.stalled_partitions ? ` (${count(row.stalled_partitions)} stalled)` : "") },
+  { title: "Partitions", kind: "number", cell: (row) => count(row.partitions) + (row.stalled_partitions ? ` (${count(row.stalled_partitions)} stalled)` : "") + (row.partitions_elsewhere ? `, ${count(row.partitions_elsewhere)} elsewhere` : "") },
 ], (row) => row.topic, (sort) => {
   chosen.reverse = chosen.sort === sort && !chosen.reverse;
   chosen.sort = sort;
@@ -295,7 +296,8 @@ async function details() {
       const query = new URLSearchParams({ search: $("partitions-search").value, limit: chosen.partitionRows });
       const one = await ask(`${path}/${encodeURIComponent(topic)}?${query}`);
       if (chosen.region === region && chosen.topic === topic) {
-        partitions.show(one.rows, `Partitions of ${topic}, the worst first`);
+        const elsewhere = one.elsewhere.map((other) => `${other.instance} has ${other.partitions.join(", ")}`).join("; ");
+        partitions.show(one.rows, `Partitions of ${topic}, the worst first${elsewhere && `. Mirrored by other proxies: ${elsewhere}`}`);
         tellMore(partitions, one.rows.length, one.matched, one.partitions, () => { chosen.partitionRows = Math.min(chosen.partitionRows + ROWS_STEP, ROWS_MAX); details(); });
       }
     }

@@ -41,7 +41,7 @@ impl Region {
         let slot = &self.slots[head];
         let reads = matches!(slot.stream.phase(), Phase::Sending { .. } | Phase::Replaying(_));
         if !is_reserved(header.producer_id)
-            || slot.gone
+            || !slot.is_active()
             || !(reads || slot.forwards.contains_key(&SURVEY))
             || slot.forwards.contains_key(&header.producer_id)
             || !self.is_forwarded(head, header.producer_id)

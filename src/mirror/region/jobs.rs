@@ -31,7 +31,7 @@ impl Region {
         let mut starting = Vec::new();
         for stream in std::mem::take(&mut self.to_start) {
             let slot = &mut self.slots[stream];
-            if slot.gone || *slot.stream.phase() != Phase::Starting {
+            if !slot.is_active() || *slot.stream.phase() != Phase::Starting {
                 continue;
             }
             if slot.start_at > now {
@@ -55,7 +55,11 @@ impl Region {
             self.jobs.spawn(start::start(
                 self.parts.local.clone(),
                 self.parts.cluster.clone(),
-                self.progress.clone(),
+                Keeping {
+                    progress: self.parts.progress.clone(),
+                    pass: self.standing.pass.clone(),
+                    ownership: self.parts.ownership.clone(),
+                },
                 starting,
                 self.events.clone(),
             ));
@@ -72,7 +76,7 @@ impl Region {
             .copied()
             .filter(|stream| {
                 let slot = &self.slots[*stream];
-                !slot.scanning && !slot.gone && slot.node_id >= 0 && slot.stream.wants_scan(now)
+                !slot.scanning && slot.is_active() && slot.node_id >= 0 && slot.stream.wants_scan(now)
             })
             .collect();
         let metadata = self.parts.cluster.metadata();
@@ -165,7 +169,7 @@ impl Region {
                 self.epochs_wanted.insert(stream);
                 continue;
             }
-            if slot.gone || slot.asking_epoch || slot.stream.source_leader() < 0 {
+            if !slot.is_active() || slot.asking_epoch || slot.stream.source_leader() < 0 {
                 continue;
             }
             if let Some(epoch) = slot.stream.wants_epoch_check() {
@@ -233,7 +237,7 @@ impl Region {
     pub(super) fn uncommitted_positions(&mut self) -> Vec<(usize, Position)> {
         let moved: Vec<usize> = std::mem::take(&mut self.uncommitted)
             .into_iter()
-            .filter(|stream| !self.slots[*stream].gone && self.slots[*stream].stream.uncommitted().is_some())
+            .filter(|stream| self.may_commit(*stream) && self.slots[*stream].stream.uncommitted().is_some())
             .collect();
         let mut heads = BTreeSet::new();
         for stream in moved {
@@ -269,15 +273,21 @@ impl Region {
     }
 
     pub(super) fn commit(&mut self) {
+        if !matches!(self.standing.pass, Pass::Member { .. }) {
+            // They are committed once this proxy is a member of a generation.
+            return;
+        }
         let positions = self.uncommitted_positions();
         if positions.is_empty() {
             return;
         }
         self.committing = true;
         let commits = self.commits(&positions);
-        let (progress, events) = (self.progress.clone(), self.events.clone());
+        let (progress, events) = (self.parts.progress.clone(), self.events.clone());
+        // Taken together with the positions: if another generation has begun when this arrives, it is refused.
+        let pass = self.standing.pass.clone();
         self.jobs.spawn(async move {
-            let result = progress.commit(&commits).await;
+            let result = progress.commit(&commits, &pass).await;
             let _ = events.send(Event::Committed { positions, result }).await;
         });
     }

@@ -11,7 +11,8 @@ impl Region {
     pub(super) fn assign(&mut self, stream: usize, now: Instant) {
         let metadata = self.parts.cluster.metadata();
         let slot = &mut self.slots[stream];
-        if slot.gone || slot.starting || *slot.stream.phase() == Phase::Starting || slot.stream.has_unanswered() {
+        if !slot.is_active() || slot.starting || *slot.stream.phase() == Phase::Starting || slot.stream.has_unanswered()
+        {
             return;
         }
         let leader =
@@ -49,6 +50,7 @@ impl Region {
             link.generation,
             requests,
             self.parts.throttle.clone(),
+            self.parts.ownership.clone(),
             self.events.clone(),
             self.room.clone(),
         ));
@@ -125,6 +127,10 @@ impl Region {
 
     /// Hands ready batches to the links, as many as their windows take.
     pub(super) fn pump(&mut self) {
+        if !self.parts.ownership.holds(Instant::now()) {
+            // Whose streams these are now, the standing will tell.
+            return;
+        }
         let metadata = self.parts.cluster.metadata();
         let window = self.parts.settings.window_bytes;
         let Self { links, slots, dirty, .. } = self;

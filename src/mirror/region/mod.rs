@@ -9,6 +9,7 @@ mod links;
 mod lost;
 mod roster;
 mod settle;
+mod tenure;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -25,7 +26,7 @@ use crate::client::cluster::Cluster;
 use crate::client::error_code;
 use crate::config::{Forward, OnRegionTopicLost, Start};
 use crate::journal::{Journal, Kind};
-use crate::lag::{self, ObstacleLag, PartitionLag, RegionLag, State, TopicLag};
+use crate::lag::{self, Elsewhere, ObstacleLag, OtherProxy, PartitionLag, RegionLag, State, TopicLag};
 use crate::mirror::SkipError;
 use crate::mirror::batch::Batch;
 use crate::mirror::events::{EVENTS_MAX, Event};
@@ -34,16 +35,19 @@ use crate::mirror::latency::Latency;
 use crate::mirror::link::{self, Entry, LINK_QUEUE_REQUESTS, Request};
 use crate::mirror::metrics::RegionMetrics;
 use crate::mirror::offsets::{Which, epoch_ends, list_all};
+use crate::mirror::ownership::{Ownership, Pass, Share, Standing};
 use crate::mirror::progress::{Partition, Progress};
 use crate::mirror::reader::{self, Mode, Read, ReadPartition, Wish, Wishes};
 use crate::mirror::rejoin::{self, Rejoin, Rejoined};
 use crate::mirror::retrace::{self, Retraced, Trace};
 use crate::mirror::scan::{self, Scanned, Target};
 use crate::mirror::source::Source;
-use crate::mirror::start::{self, Started, Starting};
+use crate::mirror::start::{self, Keeping, Started, Starting};
 use crate::mirror::stream::{FetchWant, FetchWhy, Obstacle, Phase, Stream, Taken};
 use crate::mirror::throttle::Throttle;
 use crate::mirror::topic_list::MirroredTopic;
+
+use tenure::Tenure;
 
 /// Bytes of batches in one Produce request, above which no further batch is added.
 pub(crate) const REQUEST_BYTES_MAX: usize = 1024 * 1024;
@@ -64,6 +68,10 @@ const LINK_RETRY_MAX: Duration = Duration::from_secs(3);
 const START_RETRY: Duration = Duration::from_secs(1);
 /// Why a captured batch is of no use: the partition's leader has not been asked for its epoch since the session connected.
 const UNVERIFIED: &str = "unverified_epoch";
+/// Positions that have not moved are committed again so often, so that they don't expire with the offsets of a group (`offsets.retention.minutes`, 7 days by default).
+const IDLE_COMMIT: Duration = Duration::from_secs(6 * 3600);
+/// How long leaving the group may take.
+const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 /// A stream that is behind for less than this counts as mirroring.
 const CATCHING_UP: Duration = Duration::from_secs(1);
 
@@ -101,6 +109,10 @@ pub struct Parts {
     pub local: Arc<Cluster>,
     /// The region's cluster.
     pub cluster: Arc<Cluster>,
+    /// Positions in the local cluster.
+    pub progress: Arc<Progress>,
+    /// Which of the streams are this proxy's.
+    pub ownership: Arc<Ownership>,
     /// The local log's ends.
     pub source: Arc<Source>,
     /// Captured batches.
@@ -131,6 +143,9 @@ struct Slot {
     /// The region's broker that leads the partition, as far as the stream is concerned; -1 for none.
     node_id: i32,
     gone: bool,
+    tenure: Tenure,
+    /// Whether it is shown with its lag: this proxy's, or this proxy's as far as was known last.
+    shown: bool,
     dirty: bool,
     queued: bool,
     starting: bool,
@@ -156,6 +171,8 @@ impl Slot {
             topic_id,
             node_id: -1,
             gone: false,
+            tenure: Tenure::Mine,
+            shown: true,
             dirty: false,
             queued: false,
             starting: false,
@@ -187,7 +204,9 @@ struct Link {
 /// A region's task.
 pub struct Region {
     parts: Parts,
-    progress: Arc<Progress>,
+    /// Which streams are this proxy's, as far as was acted on.
+    standing: Standing,
+    standings: watch::Receiver<Standing>,
     slots: Vec<Slot>,
     by_partition: HashMap<Arc<str>, BTreeMap<i32, usize>>,
     topic_latency: HashMap<Arc<str>, Latency>,
@@ -224,9 +243,9 @@ impl Region {
     /// A region with no streams yet, and where to send it [`Event`]s.
     pub fn new(parts: Parts) -> (Self, mpsc::Sender<Event>) {
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
-        let progress = Arc::new(Progress::new(parts.local.clone(), &parts.settings.name));
         let region = Self {
-            progress,
+            standing: Standing::default(),
+            standings: parts.ownership.watch(),
             slots: Vec::new(),
             by_partition: HashMap::new(),
             topic_latency: HashMap::new(),
@@ -269,6 +288,7 @@ impl Region {
         commits.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut refreshes = tokio::time::interval(self.parts.settings.metadata_interval);
         refreshes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut idle_commits = tokio::time::interval_at(Instant::now() + IDLE_COMMIT, IDLE_COMMIT);
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.update_topics();
@@ -279,6 +299,8 @@ impl Region {
             tokio::select! {
                 biased;
                 _ = commits.tick() => self.commit_now = true,
+                _ = idle_commits.tick() => self.commit_again(),
+                Ok(()) = self.standings.changed() => self.take_standing(),
                 _ = refreshes.tick() => self.refresh_wanted = true,
                 _ = ticks.tick(), if !self.ticking.is_empty() || !self.to_start.is_empty() || self.links.values().any(|link| link.queue.is_none()) => self.tick(),
                 changed = self.parts.topics.changed() => match changed {
@@ -323,13 +345,18 @@ impl Region {
         let positions = self.uncommitted_positions();
         let commits = self.commits(&positions);
         if !commits.is_empty()
-            && let Err(error) = self.progress.commit(&commits).await
+            && let Err(error) = self.parts.progress.commit(&commits, &self.standing.pass).await
         {
-            tracing::warn!(region = %self.parts.settings.name, %error,
-                "the last positions could not be committed; they are found in the region at the next start");
+            let name = &self.parts.settings.name;
+            if crate::mirror::progress::is_passing(&error) {
+                tracing::info!(region = %name, %error, "the last positions are not committed; they are found in the region at the next start");
+            } else {
+                tracing::warn!(region = %name, %error, "the last positions can't be committed; they are found in the region at the next start");
+            }
         }
         self.jobs.shutdown().await;
         if let Some(done) = stopped {
+            self.parts.ownership.leave(LEAVE_WITHIN).await;
             let _ = done.send(());
         }
     }
@@ -349,6 +376,10 @@ impl Region {
             let Some(&head) = self.by_partition.get(&topic).and_then(|partitions| partitions.get(&partition)) else {
                 continue;
             };
+            if !self.slots[head].is_active() {
+                self.parts.capture.dropped("owned_elsewhere", batch.len());
+                continue;
+            }
             let verified = self.parts.source.is_verified(node_id, connection);
             if verified {
                 self.discover(head, &batch.header, now);
@@ -612,6 +643,7 @@ impl Region {
     fn started(&mut self, stream: usize, outcome: Started, now: Instant) {
         let name = &self.parts.settings.name;
         let slot = &mut self.slots[stream];
+        let outcome = if slot.is_active() { outcome } else { Started::Later };
         match outcome {
             Started::Known(position) => {
                 slot.stream.on_progress(position);
@@ -696,6 +728,9 @@ impl Region {
                 partition.1, partition.0
             ))
         })?;
+        if !self.slots[head].is_active() {
+            return Err(SkipError::Elsewhere(self.who_has(partition)));
+        }
         let in_the_way =
             |stream: &usize| self.slots[*stream].stream.obstacle().is_some_and(|obstacle| obstacle.offset == offset);
         let stream = self.group(head).into_iter().find(in_the_way).unwrap_or(head);

@@ -20,6 +20,7 @@ impl Region {
                     self.touch(stream);
                     continue;
                 }
+                self.parts.ownership.has_left(&(slot.stream.topic.clone(), slot.stream.partition));
                 tracing::info!(region = %self.parts.settings.name, topic = %slot.stream.topic,
                     partition = slot.stream.partition, "the topic is gone from the local cluster; its stream ends");
                 self.parts.journal.stream(
@@ -48,10 +49,13 @@ impl Region {
                 if let Some(view) = self.parts.source.view(&(topic.name.clone(), partition)) {
                     stream.on_source(view, now);
                 }
+                let mine = self.standing.share.includes(&(topic.name.clone(), partition));
                 known.insert(partition, self.slots.len());
                 self.dirty.push(self.slots.len());
                 let slot = Slot::new(stream, topic.partitions, topic.id, now);
-                self.slots.push(Slot { dirty: true, ..slot });
+                let tenure = if mine { Tenure::Mine } else { Tenure::Away };
+                let shown = mine || matches!(self.standing.share, Share::Unknown);
+                self.slots.push(Slot { dirty: true, tenure, shown, ..slot });
             }
         }
         self.parts.source.ask_soon();

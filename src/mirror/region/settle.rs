@@ -53,22 +53,23 @@ impl Region {
                 &incident,
             );
         }
-        if slot.stream.uncommitted().is_some() && !slot.gone {
+        if slot.stream.uncommitted().is_some() && !slot.gone && slot.tenure != Tenure::Away {
             self.uncommitted.insert(stream);
             self.commit_now |= *slot.stream.phase() == Phase::Committing;
         }
-        if *slot.stream.phase() == Phase::Starting && !slot.starting && !slot.gone {
+        if *slot.stream.phase() == Phase::Starting && !slot.starting && slot.is_active() {
             self.to_start.insert(stream);
         }
-        if slot.stream.wants_epoch_check().is_some() && !slot.gone {
+        if slot.stream.wants_epoch_check().is_some() && slot.is_active() {
             self.epochs_wanted.insert(stream);
         }
-        if slot.stream.needs_ticks() && !slot.gone {
+        if slot.stream.needs_ticks() && slot.is_active() {
             self.ticking.insert(stream);
         }
-        let want =
-            slot.stream.wants_fetch().filter(|_| !slot.gone && !slot.asking_start && slot.stream.source_leader() >= 0);
-        let want = if link_up || *slot.stream.phase() == Phase::Starting {
+        let want = slot.stream.wants_fetch().filter(|_| !slot.asking_start && slot.stream.source_leader() >= 0);
+        let want = if !slot.is_active() {
+            None
+        } else if link_up || *slot.stream.phase() == Phase::Starting {
             want
         } else {
             // Nothing can be sent: only the age of what is missing is of interest.
@@ -82,7 +83,7 @@ impl Region {
             want => want,
         };
         slot.want = want;
-        if slot.stream.can_send() && link_up && !slot.queued && !slot.gone {
+        if slot.stream.can_send() && link_up && !slot.queued && slot.is_active() {
             slot.queued = true;
             if let Some(link) = self.links.get_mut(&slot.node_id) {
                 link.ready.push_back(stream);
@@ -90,7 +91,11 @@ impl Region {
         }
         let head = slot.head.unwrap_or(stream);
         self.settle_reads(head);
-        self.tell_state(stream, now);
+        if self.slots[stream].is_active() {
+            self.tell_state(stream, now);
+        } else {
+            self.settle_leaving(head, now);
+        }
     }
 
     /// What is read of a partition for all of its streams: in each mode from where the one is that is furthest behind.

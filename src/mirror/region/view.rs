@@ -14,6 +14,12 @@ impl Region {
 
     /// The state that operators see, with its reason.
     pub(super) fn state_of(&self, slot: &Slot, now: Instant) -> (State, Option<String>) {
+        if !slot.is_active() && slot.tenure == Tenure::Away {
+            return match &self.standing.trouble {
+                Some(trouble) if trouble.needs_a_person => (State::Stalled, Some(trouble.reason.clone())),
+                trouble => (State::Starting, trouble.as_ref().map(|trouble| trouble.reason.clone())),
+            };
+        }
         let link_failed = self.links.get(&slot.node_id).is_some_and(|link| !link.up && link.failures > 0);
         match slot.stream.phase() {
             Phase::Stalled { reason, .. } => (State::Stalled, Some(reason.clone())),
@@ -87,7 +93,7 @@ impl Region {
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
         let mut topics: BTreeMap<Arc<str>, TopicLag> = BTreeMap::new();
         for stream in 0..self.slots.len() {
-            if self.slots[stream].gone {
+            if self.slots[stream].gone || !self.slots[stream].shown {
                 continue;
             }
             let latency = self.slots[stream].latency.as_mut().map(|latency| latency.summary(now)).unwrap_or_default();
@@ -119,25 +125,16 @@ impl Region {
                 skipped_records: toll.skipped_records,
                 replication_latency: latency,
             };
-            let topic = topics.entry(slot.stream.topic.clone()).or_insert_with(|| TopicLag {
-                topic: slot.stream.topic.to_string(),
-                region_topic: slot.stream.region_topic.to_string(),
-                state: State::Mirroring,
-                lag_records: 0,
-                lag_bytes: Some(0),
-                lag_seconds: 0.0,
-                mirrored_records: 0,
-                mirrored_bytes: 0,
-                rates: Default::default(),
-                replication_latency: Default::default(),
-                partitions: Vec::new(),
-            });
+            let topic = topics
+                .entry(slot.stream.topic.clone())
+                .or_insert_with(|| no_lag(&slot.stream.topic, &slot.stream.region_topic));
             let known = topic.partitions.iter_mut().find(|known| known.partition == partition.partition);
             match known.filter(|_| slot.head.is_some()) {
                 Some(known) => add_forwarding(known, partition),
                 None => topic.partitions.push(partition),
             }
         }
+        self.lag_elsewhere(&mut topics);
         for topic in topics.values_mut() {
             topic.partitions.sort_by_key(|partition| partition.partition);
             for partition in &topic.partitions {
@@ -165,7 +162,15 @@ impl Region {
             state,
             remedy: lag::remedy(state, reason.as_deref()),
             reason,
-            streams: self.slots.iter().filter(|slot| !slot.gone && slot.head.is_none()).count(),
+            instance: self.parts.ownership.instance.to_string(),
+            other_proxies: (self.standing.others.iter())
+                .map(|other| OtherProxy {
+                    instance: other.instance.to_string(),
+                    host: other.host.to_string(),
+                    streams: other.streams.len(),
+                })
+                .collect(),
+            streams: self.slots.iter().filter(|slot| !slot.gone && slot.shown && slot.head.is_none()).count(),
             lag_records: topics.iter().map(|topic| topic.lag_records).sum(),
             lag_bytes: topics.iter().try_fold(0, |sum, topic| Some(sum + topic.lag_bytes?)),
             lag_seconds: topics.iter().map(|topic| topic.lag_seconds).fold(0.0, f64::max),
@@ -175,6 +180,41 @@ impl Region {
             replication_latency: self.latency.summary(now),
             topics,
         }
+    }
+
+    /// Names who mirrors the partitions that are not shown.
+    fn lag_elsewhere(&self, topics: &mut BTreeMap<Arc<str>, TopicLag>) {
+        for other in self.standing.others.iter() {
+            for key @ (topic, partition) in &other.streams {
+                let Some(slot) = self.find(key).map(|stream| &self.slots[stream]).filter(|slot| !slot.shown) else {
+                    continue;
+                };
+                let lag = topics.entry(topic.clone()).or_insert_with(|| no_lag(topic, &slot.stream.region_topic));
+                match lag.elsewhere.last_mut() {
+                    Some(last) if *last.instance == *other.instance => last.partitions.push(*partition),
+                    _ => lag
+                        .elsewhere
+                        .push(Elsewhere { instance: other.instance.to_string(), partitions: vec![*partition] }),
+                }
+            }
+        }
+    }
+}
+
+fn no_lag(topic: &Arc<str>, region_topic: &Arc<str>) -> TopicLag {
+    TopicLag {
+        topic: topic.to_string(),
+        region_topic: region_topic.to_string(),
+        state: State::Mirroring,
+        lag_records: 0,
+        lag_bytes: Some(0),
+        lag_seconds: 0.0,
+        mirrored_records: 0,
+        mirrored_bytes: 0,
+        rates: Default::default(),
+        replication_latency: Default::default(),
+        partitions: Vec::new(),
+        elsewhere: Vec::new(),
     }
 }
 

@@ -437,6 +437,11 @@ impl Stream {
         }
     }
 
+    /// The position is to be committed again, though it has not moved.
+    pub fn commit_again(&mut self) {
+        self.committed = None;
+    }
+
     /// Bytes of batches that wait to be sent, held ones included.
     pub fn waiting_bytes(&self) -> usize {
         self.ready_bytes + self.held_bytes

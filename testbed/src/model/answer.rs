@@ -34,6 +34,11 @@ const APIS: &[(i16, i16, i16)] = &[
     (8, 2, 8),
     (9, 1, 7),
     (10, 0, 4),
+    (11, 2, 7),
+    (12, 0, 4),
+    (13, 3, 4),
+    (14, 0, 5),
+    (15, 0, 5),
     (18, 0, 3),
     (19, 2, 7),
     (22, 0, 4),
@@ -85,8 +90,8 @@ fn short(bytes: &Bytes, at: usize) -> Option<i16> {
     Some(i16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
-struct Answering<'a> {
-    model: &'a Model,
+pub(super) struct Answering<'a> {
+    pub(super) model: &'a Model,
     node_id: i32,
     version: i16,
     correlation: i32,
@@ -128,9 +133,18 @@ impl Answering<'_> {
             }
             2 => self.frame(&self.list_offsets(&ListOffsetsRequest::decode(body, version).ok()?)),
             3 => self.frame(&self.metadata(&MetadataRequest::decode(body, version).ok()?)),
-            8 => self.frame(&self.commit(&OffsetCommitRequest::decode(body, version).ok()?)),
+            8 => {
+                let request = OffsetCommitRequest::decode(body, version).ok()?;
+                self.hear(request.group_instance_id.as_ref()).await;
+                self.frame(&self.commit(&request))
+            }
             9 => self.frame(&self.committed(&OffsetFetchRequest::decode(body, version).ok()?)),
             10 => self.frame(&self.find_coordinator(&FindCoordinatorRequest::decode(body, version).ok()?)),
+            11 => self.frame(&self.join_group(&JoinGroupRequest::decode(body, version).ok()?).await),
+            12 => self.frame(&self.heartbeat(&HeartbeatRequest::decode(body, version).ok()?).await),
+            13 => self.frame(&self.leave_group(&LeaveGroupRequest::decode(body, version).ok()?).await),
+            14 => self.frame(&self.sync_group(&SyncGroupRequest::decode(body, version).ok()?).await),
+            15 => self.frame(&self.describe_groups(&DescribeGroupsRequest::decode(body, version).ok()?)),
             18 => self.api_versions(supported),
             19 => self.frame(&self.create_topics(&CreateTopicsRequest::decode(body, version).ok()?)),
             22 => self.frame(&self.init_producer_id(&InitProducerIdRequest::decode(body, version).ok()?)),
@@ -361,13 +375,13 @@ impl Answering<'_> {
     }
 
     /// Why this broker doesn't answer for a group.
-    fn not_coordinator(&self, state: &State) -> Option<i16> {
+    pub(super) fn not_coordinator(&self, state: &State) -> Option<i16> {
         self.refused.or_else(|| (state.coordinator() != Some(self.node_id)).then_some(16))
     }
 
     fn commit(&self, request: &OffsetCommitRequest) -> OffsetCommitResponse {
-        self.model.change(|state, _| {
-            let refused = self.not_coordinator(state);
+        self.model.change(|state, now| {
+            let refused = self.may_commit(state, now, request).err();
             let topics = request.topics.iter().map(|topic| {
                 let partitions = topic.partitions.iter().map(|committed| {
                     let exists = state.partition(topic.name.as_str(), committed.partition_index).is_some();

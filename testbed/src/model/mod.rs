@@ -4,13 +4,15 @@
 //! everything in memory, knows one log per partition and how far each replica has it, and takes its faults as orders. Where it is kinder than Kafka: a broker
 //! that was killed still knows a producer's last five batches (Kafka knows one), and nothing checks that a transaction was begun.
 //!
-//! [`batch`], [`producers`] and [`partition`] are a partition's rules without I/O, [`state`] is the cluster's; [`answer`] answers one request,
+//! [`batch`], [`producers`] and [`partition`] are a partition's rules without I/O, [`group`] a consumer group's, [`state`] is the cluster's; [`answer`] answers one request,
 //! [`front`] serves a connection, [`tcp`] puts it on loopback ports.
 
 pub mod answer;
 pub mod batch;
 mod fetch;
 pub mod front;
+pub mod group;
+mod groups;
 pub mod partition;
 pub mod producers;
 pub mod state;

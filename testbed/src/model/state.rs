@@ -1,9 +1,10 @@
 //! A cluster's state: brokers, topics, committed offsets, and the faults that are laid out for its clients.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
+use super::group::Group;
 use super::partition::Partition;
 
 /// A broker.
@@ -64,6 +65,12 @@ pub struct State {
     pub topics: BTreeMap<String, Topic>,
     /// Committed offsets.
     pub offsets: BTreeMap<GroupOffset, Committed>,
+    /// Consumer groups that have been asked for.
+    pub groups: BTreeMap<String, Group>,
+    /// `group.initial.rebalance.delay.ms`.
+    pub initial_rebalance_delay: i64,
+    /// Instance names of members that no coordinator hears: what they send of the group protocol, and their commits, arrive when they are out of here.
+    pub deaf: BTreeSet<String>,
     /// Whether clients may create topics.
     pub creation_allowed: bool,
     /// Replicas of a new topic's partitions.
@@ -90,6 +97,9 @@ impl State {
             brokers: (1..=brokers).map(broker).collect(),
             topics: BTreeMap::new(),
             offsets: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            initial_rebalance_delay: 3_000,
+            deaf: BTreeSet::new(),
             creation_allowed: true,
             replication_factor: usize::try_from(brokers).unwrap_or(1).min(3),
             replication_delay: 0,
@@ -224,6 +234,14 @@ impl State {
     pub fn next_producer_id(&mut self) -> i64 {
         self.producer_ids += 1;
         self.producer_ids - 1
+    }
+
+    /// A group, as its present coordinator has it.
+    pub fn group(&mut self, name: &str, now: i64) -> &mut Group {
+        let coordinator = self.coordinator().unwrap_or(0);
+        let group = self.groups.entry(name.to_owned()).or_default();
+        group.load(coordinator, now);
+        group
     }
 
     /// The broker that coordinates groups: the first that runs.
