@@ -15,26 +15,40 @@
 //! Whatever is cut short is found again by the next start: nothing depends on an orderly end.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use crate::access::{Access, AccessError, CertificateMetrics};
-use crate::admin::{self, AdminState, ClusterView, Commands, LagFuture, LagSource, Readiness, SkipFuture};
+use crate::admin::{
+    self, AdminState, ClusterView, CommandFuture, Commands, HistoryFuture, LagFuture, LagSource, Process, Readiness,
+    ReloadFuture,
+};
 use crate::capture::Capture;
 use crate::client::cluster::{Cluster, Metadata};
 use crate::config::{self, Config, Proxy};
+use crate::history::{Cause, History};
 use crate::journal::{Journal, Kind};
-use crate::lag::State;
+use crate::lag::{Hold, RateLimits, State};
+use crate::log_filter::LogFilter;
 use crate::mirror::metrics::MirrorMetrics;
 use crate::mirror::progress::Partition;
-use crate::mirror::{Mirror, SkipError};
+use crate::mirror::rewind::{Rewind, Rewound};
+use crate::mirror::stream::Obstacle;
+use crate::mirror::throttle::Throttling;
+use crate::mirror::{CommandError, Mirror};
 use crate::net::Connect;
-use crate::session::{Advertise, Front, FrontConfig, FrontError, Limits, ServerNames, SessionMetrics, descriptors};
+use crate::reload::{ReloadMetrics, Reloader, Targets};
+use crate::session::{
+    Advertise, ClientView, Controls, Front, FrontConfig, FrontError, FrontSettings, Limits, ServerNames,
+    SessionMetrics, descriptors,
+};
 use crate::{COMMIT, VERSION, supervisor};
 
 /// Pause before an unreachable local cluster is tried again.
@@ -69,12 +83,26 @@ pub enum AppError {
     Front(#[from] FrontError),
 }
 
+/// What a process starts with.
+#[derive(Debug)]
+pub struct Start {
+    /// The configuration.
+    pub config: Config,
+    /// The file that it was read from, and is read from again.
+    pub file: PathBuf,
+    /// What is logged.
+    pub log: LogFilter,
+    /// Something is received whenever the file shall be read again (SIGHUP).
+    pub hangups: mpsc::Receiver<()>,
+}
+
 /// Runs until `shutdown` is true, then lets what is under way finish and commits all progress.
 ///
 /// # Errors
 /// [`AppError`], only before the first client is served.
-pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), AppError> {
-    let limits = limits(&config.proxy)?;
+pub async fn run(start: Start, shutdown: watch::Receiver<bool>) -> Result<(), AppError> {
+    let Start { config, file, log, hangups } = start;
+    let settings = prepare(&config)?;
     let access = Arc::new(Access::load(&config)?);
     let mut registry = Registry::with_prefix("diffluent");
     let capture = Arc::new(Capture::new(config.mirror.buffer.as_usize()));
@@ -84,41 +112,102 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
     let mirror_metrics = MirrorMetrics::register(&mut registry);
     let certificate_metrics = CertificateMetrics::register(&mut registry);
     certificate_metrics.tell(&access);
+    let reload_metrics = ReloadMetrics::register(&mut registry);
 
     let journal = Arc::new(Journal::default());
     journal.note(Kind::Started, &format!("diffluent {VERSION} ({COMMIT}) started"));
-    let status = Arc::new(Status { shutdown: Some(shutdown.clone()), ..Status::default() });
     let address = config.admin.listen.to_string();
     let admin_port =
         TcpListener::bind(&address).await.map_err(|source| AppError::Admin { address: address.clone(), source })?;
+    let history = Arc::new(History::default());
+    // What regions speak is set up at the start.
+    let spoken: HashMap<_, _> = config.region.iter().map(|region| (region.name.clone(), region.tls.clone())).collect();
+    let prepare = Box::new(move |config: &Config| {
+        let other = |region: &&config::Region| spoken.get(&region.name).cloned().flatten() != region.tls;
+        if let Some(region) = config.region.iter().find(other) {
+            return Err(format!(
+                "[region.tls] of {}: TLS of a region needs a restart, so nothing was changed",
+                region.name
+            ));
+        }
+        prepare(config).map_err(|misfit| misfit.to_string())
+    });
+    let reloader = Reloader::new(file, config, prepare, journal.clone(), history.clone(), reload_metrics);
+    let status = Arc::new(Status {
+        local_reached: AtomicBool::new(false),
+        ports_bound: AtomicBool::new(false),
+        local: OnceLock::new(),
+        mirror: OnceLock::new(),
+        controls: OnceLock::new(),
+        reloader: reloader.clone(),
+        history,
+        log,
+        shutdown: shutdown.clone(),
+    });
     let (ready, known, told) = (status.clone(), status.clone(), status.clone());
-    let telling = tokio::spawn(supervisor::tell(Arc::new(move || told.readiness()), shutdown.clone()));
     let state = AdminState {
         lag: status.clone(),
         commands: status.clone(),
+        process: status.clone(),
         ready: Arc::new(move || ready.readiness()),
         registry: Arc::new(registry),
         clusters: Arc::new(move || known.clusters()),
         journal: journal.clone(),
-        config: Arc::new(admin::redacted(&config)),
-        partition_metrics: config.admin.partition_metrics,
         version: VERSION,
         commit: COMMIT,
     };
     let (stop_admin, admin_stopped) = watch::channel(false);
     let admin = tokio::spawn(admin::serve(admin_port, state, admin_stopped));
+    // Ended with this function.
+    let mut aside = JoinSet::new();
+    aside.spawn(hang_up(reloader.clone(), hangups));
+    aside.spawn(reloader.clone().watch_file());
 
-    let watching = tokio::spawn(access.clone().watch(journal.clone(), certificate_metrics));
-    let parts = Parts { access, limits, capture, sessions: session_metrics, mirror: mirror_metrics };
-    let result = serve(&config, parts, &status, &journal, shutdown).await;
-    watching.abort();
-    telling.abort();
+    aside.spawn(supervisor::tell(Arc::new(move || told.readiness()), shutdown.clone()));
+    aside.spawn(reread(access.clone(), reloader.applied(), journal.clone(), certificate_metrics.clone()));
+    aside.spawn(access.clone().watch(journal.clone(), certificate_metrics));
+    let parts = Parts { access, settings, capture, sessions: session_metrics, mirror: mirror_metrics };
+    let result = serve(parts, &status, &journal, &mut aside, shutdown).await;
     // Nobody listens if the admin port has failed: it is logged there.
     let _ = stop_admin.send(true);
     if let Err(error) = admin.await {
         tracing::error!(%error, "the admin port has failed");
     }
     result
+}
+
+/// Reads the configuration again whenever the process is told to.
+async fn hang_up(reloader: Arc<Reloader>, mut hangups: mpsc::Receiver<()>) {
+    while hangups.recv().await.is_some() {
+        // Said in the log and in the events.
+        let _ = reloader.reload(Cause::Signal, "a signal").await;
+    }
+}
+
+/// Reads the files of certificates again whenever the configuration was.
+async fn reread(
+    access: Arc<Access>,
+    mut applied: watch::Receiver<Arc<Config>>,
+    journal: Arc<Journal>,
+    metrics: CertificateMetrics,
+) {
+    while applied.changed().await.is_ok() {
+        let (access, journal, metrics) = (access.clone(), journal.clone(), metrics.clone());
+        // Files may lie on a disk that hangs. What came of it is told in the log and in the events.
+        let _ = tokio::task::spawn_blocking(move || access.reload(&journal, &metrics)).await;
+    }
+}
+
+/// What is to be had before a configuration comes into effect, at the start as later: whatever can fail is tried here, and nothing is changed but the limit of
+/// file descriptors.
+fn prepare(config: &Config) -> Result<FrontSettings, AppError> {
+    let proxy = &config.proxy;
+    Ok(FrontSettings {
+        frame_bytes_max: proxy.frame_limit.as_usize(),
+        dial_timeout: proxy.dial_timeout,
+        drain_within: proxy.drain_timeout,
+        limits: limits(proxy)?,
+    })
 }
 
 /// What clients may take, within what file descriptors allow: their limit is raised as far as it may.
@@ -161,20 +250,21 @@ fn limits(proxy: &Proxy) -> Result<Limits, AppError> {
 /// What is there before the local cluster is asked for anything.
 struct Parts {
     access: Arc<Access>,
-    limits: Limits,
+    settings: FrontSettings,
     capture: Arc<Capture>,
     sessions: Arc<SessionMetrics>,
     mirror: MirrorMetrics,
 }
 
 async fn serve(
-    config: &Config,
     parts: Parts,
     status: &Arc<Status>,
     journal: &Arc<Journal>,
+    aside: &mut JoinSet<()>,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), AppError> {
-    let Parts { access, limits, capture, sessions, mirror: mirror_metrics } = parts;
+    let Parts { access, settings, capture, sessions, mirror: mirror_metrics } = parts;
+    let config = status.reloader.config();
     let servers: Vec<String> = config.local.bootstrap_servers.iter().map(ToString::to_string).collect();
     let local = Cluster::new(
         "local",
@@ -197,36 +287,42 @@ async fn serve(
             metadata.brokers.len()
         )));
     }
-    let captured = Arc::clone(&capture);
     let known = metadata.brokers.iter().map(|(id, (host, port))| (*id, host.clone(), *port)).collect();
     let front = Front::bind(
         FrontConfig {
             listen: config.proxy.listen.to_string(),
             advertise: advertise(&config.proxy),
             tls: access.clients(),
-            frame_bytes_max: config.proxy.frame_limit.as_usize(),
             bootstrap_servers: servers,
             dialer: access.local(),
-            dial_timeout: config.proxy.dial_timeout,
-            limits,
+            settings,
         },
         known,
         capture.clone(),
         sessions,
-    )?
-    .drain_within(config.proxy.drain_timeout);
+    )?;
     if config.mirror.enabled {
-        let connect = |region: &config::Region| -> Arc<dyn Connect> { Arc::new(access.region(&region.name)) };
-        let mirror = Arc::new(Mirror::start(config, &connect, local, capture, &mirror_metrics, journal));
+        let connect = Box::new(move |region: &config::Region| -> Arc<dyn Connect> {
+            Arc::new(access.region(region.name.as_str()))
+        });
+        let mirror = Mirror::start(&config, connect, local.clone(), capture.clone(), &mirror_metrics, journal);
         // Set once, here.
-        let _ = status.mirror.set(mirror);
+        let _ = status.mirror.set(Arc::new(mirror));
     }
+    let controls = front.controls();
+    let mirror = status.mirror.get().cloned();
+    // Set once, here.
+    let _ = status.controls.set(controls.clone());
+    status.reloader.serve(Targets { controls, capture: capture.clone(), local: local.clone(), mirror });
+    let (history, wanted, noting) = (status.history.clone(), status.reloader.applied(), journal.clone());
+    aside.spawn(async move { history.store(local, &noting, wanted).await });
     status.ports_bound.store(true, Ordering::Relaxed);
     let served = front.serve(shutdown).await;
     status.ports_bound.store(false, Ordering::Relaxed);
     journal.note(Kind::Stopping, "stopping: clients are no longer served; the last positions are committed");
     if let Some(mirror) = status.mirror.get() {
-        if tokio::time::timeout(config.proxy.drain_timeout, settled(mirror, &captured)).await.is_err() {
+        let drain = status.reloader.config().proxy.drain_timeout;
+        if tokio::time::timeout(drain, settled(mirror, &capture)).await.is_err() {
             tracing::info!("not all that was captured is in the regions yet; the next start goes on there");
         }
         mirror.stop(STOP_DEADLINE).await;
@@ -304,23 +400,28 @@ async fn reach(local: &Cluster, journal: &Journal) -> Arc<Metadata> {
 }
 
 /// What the admin port is told.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Status {
     local_reached: AtomicBool,
     ports_bound: AtomicBool,
     local: OnceLock<Arc<Cluster>>,
     mirror: OnceLock<Arc<Mirror>>,
-    shutdown: Option<watch::Receiver<bool>>,
+    controls: OnceLock<Controls>,
+    reloader: Arc<Reloader>,
+    history: Arc<History>,
+    log: LogFilter,
+    shutdown: watch::Receiver<bool>,
 }
 
 impl Status {
     fn clusters(&self) -> Vec<ClusterView> {
-        let regions = self.mirror.get().map(|mirror| mirror.clusters()).unwrap_or_default();
+        let regions = self.mirror.get().map(|mirror| mirror.regions()).unwrap_or_default();
+        let regions = regions.iter().map(|region| region.cluster());
         self.local.get().into_iter().chain(regions).map(|cluster| ClusterView::of(cluster)).collect()
     }
 
     fn readiness(&self) -> Readiness {
-        if self.shutdown.as_ref().is_some_and(|shutdown| *shutdown.borrow()) {
+        if *self.shutdown.borrow() {
             return Readiness::waiting_for(["the next start: this process is stopping".to_string()]);
         }
         let missing = [
@@ -333,14 +434,32 @@ impl Status {
     }
 }
 
+impl Status {
+    fn mirror(&self) -> Result<&Mirror, CommandError> {
+        let missing = || CommandError::Refused("nothing is mirrored: not yet, or [mirror] enabled = false".to_string());
+        self.mirror.get().map(|mirror| &**mirror).ok_or_else(missing)
+    }
+}
+
 impl Commands for Status {
-    fn skip(&self, region: String, partition: Partition, offset: i64) -> SkipFuture<'_> {
-        Box::pin(async move {
-            match self.mirror.get() {
-                Some(mirror) => mirror.skip(&region, partition, offset).await,
-                None => Err(SkipError::Unknown("nothing is mirrored yet".to_string())),
-            }
-        })
+    fn skip(&self, region: String, partition: Partition, offset: i64) -> CommandFuture<'_, Obstacle> {
+        Box::pin(async move { self.mirror()?.skip(&region, partition, offset).await })
+    }
+
+    fn rewind(&self, region: String, what: Rewind) -> CommandFuture<'_, Rewound> {
+        Box::pin(async move { self.mirror()?.rewind(&region, &what).await })
+    }
+
+    fn pause(&self, region: &str, topic: Option<&str>, hold: Hold) -> Result<(), CommandError> {
+        self.mirror()?.pause(region, topic, hold)
+    }
+
+    fn resume(&self, region: &str, topic: Option<&str>) -> Result<(), CommandError> {
+        self.mirror()?.resume(region, topic)
+    }
+
+    fn throttle(&self, region: &str, limits: Throttling, hold: Hold) -> Result<RateLimits, CommandError> {
+        self.mirror()?.throttle(region, limits, hold)
     }
 }
 
@@ -352,5 +471,37 @@ impl LagSource for Status {
                 None => Vec::new(),
             }
         })
+    }
+
+    fn regions(&self) -> Vec<String> {
+        let regions = self.mirror.get().map(|mirror| mirror.regions()).unwrap_or_default();
+        regions.iter().map(|region| region.name().to_string()).collect()
+    }
+}
+
+impl Process for Status {
+    fn config(&self) -> serde_json::Value {
+        config::redacted(&self.reloader.config())
+    }
+
+    fn partition_metrics(&self) -> bool {
+        self.reloader.config().admin.partition_metrics
+    }
+
+    fn reload(&self, by: String) -> ReloadFuture<'_> {
+        Box::pin(async move { self.reloader.reload(Cause::Command, &by).await })
+    }
+
+    fn history(&self, limit: usize) -> HistoryFuture<'_> {
+        let wanted = self.reloader.config().admin.history;
+        Box::pin(async move { self.history.tell(self.local.get(), wanted, limit).await })
+    }
+
+    fn clients(&self) -> Vec<ClientView> {
+        self.controls.get().map(Controls::clients).unwrap_or_default()
+    }
+
+    fn log(&self) -> &LogFilter {
+        &self.log
     }
 }

@@ -30,21 +30,21 @@ use crate::mirror::inbox::{Captured, Inbox};
 /// A limit on memory, in bytes, with its level. Shared by all sessions.
 #[derive(Debug)]
 pub struct ByteBudget {
-    limit: usize,
+    limit: AtomicUsize,
     level: AtomicUsize,
 }
 
 impl ByteBudget {
     /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, level: AtomicUsize::new(0) })
+        Arc::new(Self { limit: limit.into(), level: AtomicUsize::new(0) })
     }
 
     /// Takes `bytes` of the budget until the returned charge is dropped; `None` when that would exceed the limit.
     pub fn charge(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
         let mut level = self.level.load(Ordering::Relaxed);
         loop {
-            let next = level.checked_add(bytes).filter(|next| *next <= self.limit)?;
+            let next = level.checked_add(bytes).filter(|next| *next <= self.limit_bytes())?;
             match self.level.compare_exchange_weak(level, next, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return Some(Charge { budget: Arc::clone(self), bytes }),
                 Err(now) => level = now,
@@ -54,7 +54,12 @@ impl ByteBudget {
 
     /// The limit in bytes.
     pub fn limit_bytes(&self) -> usize {
-        self.limit
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Another limit from now on. What is in use stays in use, also where it is more.
+    pub fn set_limit_bytes(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Bytes in use now.

@@ -56,6 +56,23 @@ pub enum Kind {
     CertificateRefused,
     /// An operator asked for something, with what came of it.
     Command,
+    /// Another configuration is in effect, or the same was read again.
+    ConfigurationApplied,
+    /// A configuration was not taken.
+    ConfigurationRefused,
+    /// The history of configurations can't be kept in its topic.
+    HistoryInMemory,
+}
+
+/// What a command is about.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Place<'a> {
+    /// A region.
+    pub region: Option<&'a str>,
+    /// A topic on its way there.
+    pub topic: Option<&'a str>,
+    /// A partition of it.
+    pub partition: Option<i32>,
 }
 
 /// Something that happened.
@@ -83,9 +100,7 @@ impl Event {
     fn new(kind: Kind, message: &str) -> Self {
         Self {
             number: 0,
-            at_ms: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
+            at_ms: now_ms(),
             kind,
             region: None,
             topic: None,
@@ -94,6 +109,11 @@ impl Event {
             message: shortened(message),
         }
     }
+}
+
+/// Now, in milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// At most [`MESSAGE_BYTES_MAX`] bytes of `message`, cut between two characters.
@@ -139,15 +159,20 @@ impl Journal {
         });
     }
 
-    /// What an operator (`by`) asked for, with what came of it.
-    pub fn command(&self, by: &str, region: &str, topic: &str, partition: i32, message: &str) {
+    /// What an operator (`by`) asked for, with what came of it. The names are those that were asked for: perhaps there is nothing of that name.
+    pub fn command(&self, by: &str, at: Place<'_>, message: &str) {
         self.push(Event {
-            region: Some(shortened(region)),
-            topic: Some(shortened(topic)),
-            partition: Some(partition),
-            by: Some(by.to_owned()),
+            region: at.region.map(shortened),
+            topic: at.topic.map(shortened),
+            partition: at.partition,
+            by: Some(shortened(by)),
             ..Event::new(Kind::Command, message)
         });
+    }
+
+    /// What came of a configuration that `by` wanted to be taken.
+    pub fn configuration(&self, kind: Kind, by: &str, message: &str) {
+        self.push(Event { by: Some(shortened(by)), ..Event::new(kind, message) });
     }
 
     /// Events with a number above `after`, the newest first, at most `limit`.

@@ -5,6 +5,8 @@
 //!
 //! This room owns the words and the arithmetic of lag; it does no I/O and knows no stream.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use serde::{Deserialize, Serialize};
 
 /// What a stream, or a region as a whole, is doing, in the words that operators see.
@@ -80,10 +82,44 @@ pub struct ObstacleLag {
     pub records: u64,
 }
 
+/// Something that an operator has put in place: a pause, or another limit than the configured one.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Hold {
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// Who has: the peer's address on the admin port, or the configuration.
+    pub by: String,
+}
+
+impl Hold {
+    /// `paused since 2026-11-27T02:01:00Z by 127.0.0.1:50123; resume it …`: the reason of a pause, with the remedy behind the semicolon.
+    pub fn reason(&self) -> String {
+        format!("paused since {} by {}; resume it with diffluent resume", moment(self.since_ms), self.by)
+    }
+}
+
+/// A time as people and tools read it (RFC 3339, UTC), to the second.
+pub fn moment(at_ms: u64) -> String {
+    // Times beyond the year 9999 are nobody's.
+    const MS_MAX: u64 = 253_402_300_799_000;
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(at_ms.min(MS_MAX))).to_string()
+}
+
+/// The limits of a region that hold now.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub struct RateLimits {
+    /// The most bytes per second that are sent to the region; none: no limit.
+    pub rate_limit: Option<u64>,
+    /// The most bytes per second that are read from the local log while the region is behind; none: no limit.
+    pub catch_up_rate_limit: Option<u64>,
+    /// Who has set them; none: the configuration.
+    pub throttled: Option<Hold>,
+}
+
 /// What can be done about a state, in words. Reasons say first what is wrong and then, behind the first semicolon, what to do.
 pub fn remedy(state: State, reason: Option<&str>) -> Option<String> {
     match state {
-        State::Stalled => reason?.split_once("; ").map(|(_, remedy)| remedy.to_owned()),
+        State::Stalled | State::Paused => reason?.split_once("; ").map(|(_, remedy)| remedy.to_owned()),
         State::Unreachable => {
             Some("look at the region's brokers and the line to them; it goes on by itself once they answer".to_owned())
         }
@@ -133,6 +169,8 @@ pub struct TopicLag {
     pub region_topic: String,
     /// The worst state of its partitions.
     pub state: State,
+    /// Who has paused this topic by itself; the region may be paused beside that.
+    pub paused: Option<Hold>,
     /// Records behind, of all partitions.
     pub lag_records: u64,
     /// Bytes behind, where known for all partitions.
@@ -188,6 +226,10 @@ pub struct RegionLag {
     pub instance: String,
     /// The proxies that share the region's streams with this one, and tell the lag of theirs.
     pub other_proxies: Vec<OtherProxy>,
+    /// Who has paused the whole region.
+    pub paused: Option<Hold>,
+    /// The limits that hold now.
+    pub limits: RateLimits,
     /// Streams (partitions) that this proxy mirrors to the region.
     pub streams: usize,
     /// Records behind, of all streams.

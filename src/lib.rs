@@ -18,12 +18,15 @@ pub mod config;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod history;
 pub mod import;
 pub mod journal;
 pub mod lag;
+pub mod log_filter;
 pub mod mirror;
 pub mod net;
 pub mod operator;
+pub mod reload;
 pub mod session;
 pub mod status;
 pub mod supervisor;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use diffluent::cli::{Arguments, EXIT_USAGE, Failed, LogFormat};
+use diffluent::log_filter::LogFilter;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -27,22 +28,43 @@ fn main() -> ExitCode {
 }
 
 fn done(arguments: Arguments) -> Result<ExitCode, Failed> {
-    trace(&arguments)?;
+    let log = trace(&arguments)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failed::Tried(format!("no threads can be started: {error}")))?;
-    let exit = runtime.block_on(arguments.execute());
+    let exit = runtime.block_on(arguments.execute(log));
     // Nothing is waited for: a name that does not resolve would hold up the end.
     runtime.shutdown_background();
     exit
 }
 
-fn trace(arguments: &Arguments) -> Result<(), Failed> {
+/// Begins to log; what is logged can be changed from then on.
+fn trace(arguments: &Arguments) -> Result<LogFilter, Failed> {
     let wrong = |error| Failed::Usage(format!("--log {:?}: {error}; for instance --log info", arguments.log));
     let filter = EnvFilter::try_new(&arguments.log).map_err(wrong)?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match arguments.log_format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Text => {
+            let log = log.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Ok(changeable(&arguments.log, move |filter| handle.reload(filter)))
+        }
+        LogFormat::Json => {
+            let log = log.json().with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Ok(changeable(&arguments.log, move |filter| handle.reload(filter)))
+        }
     }
-    Ok(())
+}
+
+fn changeable(
+    text: &str,
+    reload: impl Fn(EnvFilter) -> Result<(), tracing_subscriber::reload::Error> + Send + Sync + 'static,
+) -> LogFilter {
+    let set = move |text: &str| {
+        let filter = EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+        reload(filter).map_err(|error| error.to_string())
+    };
+    LogFilter::new(text, Box::new(set))
 }

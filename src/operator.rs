@@ -9,6 +9,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
+use crate::admin::who::USER_HEADER;
 use crate::config::HostPort;
 
 /// How long the running proxy may take to answer.
@@ -79,11 +80,24 @@ async fn call(admin: &HostPort, method: Method, path: &str) -> Result<Value, Ope
         Err(_) => return Err(silent(format!("no answer within {} s", DEADLINE.as_secs()))),
     };
     let answer: Value = serde_json::from_slice(&body).map_err(|error| silent(error.to_string()))?;
-    if status == StatusCode::OK {
+    if status.is_success() {
         return Ok(answer);
     }
     let message = answer["message"].as_str().map_or_else(|| format!("the admin port answers {status}"), str::to_string);
     Err(OperatorError::Refused(message))
+}
+
+/// Who gives the command, for the journal of the proxy; only what can stand in a header.
+fn user() -> Option<String> {
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok()?;
+    let plain = !user.is_empty() && user.chars().all(|c| c.is_ascii_graphic());
+    plain.then_some(user)
+}
+
+/// `text` as it stands in a query or in a path.
+pub fn escaped(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 async fn exchange(admin: &HostPort, method: Method, path: &str) -> Result<(StatusCode, Bytes), String> {
@@ -92,6 +106,10 @@ async fn exchange(admin: &HostPort, method: Method, path: &str) -> Result<(Statu
     let (mut sender, connection) = connected.map_err(|error| error.to_string())?;
     let driver = tokio::spawn(connection);
     let request = Request::builder().method(method).uri(path).header(header::HOST, admin.to_string());
+    let request = match user() {
+        Some(user) => request.header(USER_HEADER, user),
+        None => request,
+    };
     let request = request.body(Body::empty()).map_err(|error| error.to_string())?;
     let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
     let status = response.status();

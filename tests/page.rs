@@ -12,12 +12,23 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use common::{DIFFLUENT, wait_mirrored};
 use diffluent::admin::clusters::BrokerView;
-use diffluent::admin::{self, AdminState, ClusterView, Commands, LagFuture, LagSource, Readiness, SkipFuture};
+use diffluent::admin::{
+    self, AdminState, ClusterView, CommandFuture, Commands, HistoryFuture, LagFuture, LagSource, Process, Readiness,
+    ReloadFuture,
+};
+use diffluent::history::Told;
 use diffluent::journal::{Journal, Kind};
-use diffluent::lag::{LatencySummary, ObstacleLag, PartitionLag, Rates, RegionLag, State, TopicLag, remedy};
-use diffluent::mirror::SkipError;
+use diffluent::lag::{
+    Hold, LatencySummary, ObstacleLag, PartitionLag, RateLimits, Rates, RegionLag, State, TopicLag, remedy,
+};
+use diffluent::log_filter::LogFilter;
+use diffluent::mirror::CommandError;
 use diffluent::mirror::progress::Partition;
+use diffluent::mirror::rewind::{Rewind, Rewound};
 use diffluent::mirror::stream::Obstacle;
+use diffluent::mirror::throttle::Throttling;
+use diffluent::reload::ReloadError;
+use diffluent::session::{ClientRates, ClientView};
 use diffluent_testbed::browser::Browser;
 use diffluent_testbed::{Cluster, Proxy, ProxyConfig, Workload};
 use prometheus_client::registry::Registry;
@@ -35,17 +46,40 @@ struct Stage {
     regions: Mutex<Vec<RegionLag>>,
     since: Instant,
     skipped: Mutex<Vec<(String, Partition, i64)>>,
+    log: LogFilter,
 }
 
 impl Default for Stage {
     fn default() -> Self {
-        Self { regions: Mutex::default(), since: Instant::now(), skipped: Mutex::default() }
+        let log = LogFilter::new("info", Box::new(|_| Ok(())));
+        Self { regions: Mutex::default(), since: Instant::now(), skipped: Mutex::default(), log }
     }
 }
 
 impl Stage {
     fn show(&self, regions: Vec<RegionLag>) {
         *self.regions.lock().unwrap() = regions;
+    }
+}
+
+impl Stage {
+    /// A region, or a topic, is paused from now on, or goes on.
+    fn hold(&self, region: &str, topic: Option<&str>, hold: Option<Hold>) {
+        let state = if hold.is_some() { State::Paused } else { State::Mirroring };
+        let mut regions = self.regions.lock().unwrap();
+        let region = regions.iter_mut().find(|known| known.region == region).unwrap();
+        for known in region.topics.iter_mut().filter(|known| topic.is_none_or(|topic| known.topic == topic)) {
+            known.state = state;
+            known.partitions.iter_mut().for_each(|partition| partition.state = state);
+            if topic.is_some() {
+                known.paused.clone_from(&hold);
+            }
+        }
+        region.state = region.topics.iter().map(|topic| topic.state).max().unwrap();
+        if topic.is_none() {
+            region.reason = hold.as_ref().map(Hold::reason);
+            region.paused = hold;
+        }
     }
 }
 
@@ -72,17 +106,90 @@ impl LagSource for Stage {
         }
         Box::pin(async { regions })
     }
+
+    fn regions(&self) -> Vec<String> {
+        self.regions.lock().unwrap().iter().map(|region| region.region.clone()).collect()
+    }
+}
+
+impl Process for Stage {
+    fn config(&self) -> serde_json::Value {
+        serde_json::json!({"proxy": {"name": "eu-west"}})
+    }
+
+    fn partition_metrics(&self) -> bool {
+        false
+    }
+
+    fn reload(&self, _: String) -> ReloadFuture<'_> {
+        Box::pin(async { Err(ReloadError::NotServing) })
+    }
+
+    fn history(&self, _: usize) -> HistoryFuture<'_> {
+        let entry = |at_ms: u64, cause: &str, by: &str, changes: serde_json::Value| {
+            serde_json::json!({"id": format!("kafka-proxy-1/7/{at_ms}"), "at_ms": at_ms, "proxy": "eu-west", "host": "kafka-proxy-1",
+                "version": "0.1.0", "cause": cause, "by": by, "changes": changes, "config": {"proxy": {"name": "eu-west"}}})
+        };
+        let change =
+            serde_json::json!([{"key": "region.us-east.rate_limit", "before": null, "after": "10 MiB", "how": "live"}]);
+        let entries = vec![
+            entry(1_795_744_900_000, "command", "ann at 127.0.0.1:50123", change),
+            entry(1_795_744_800_000, "start", "the start of the process", serde_json::json!([])),
+        ];
+        Box::pin(async { Told { topic: Some("diffluent.config"), reason: None, entries } })
+    }
+
+    fn clients(&self) -> Vec<ClientView> {
+        let client = |at: u8, client_id: &str, produced: f64| ClientView {
+            address: [10, 0, 0, at].into(),
+            client_id: Some(client_id.to_owned()),
+            software_name: Some("apache-kafka-java".to_owned()),
+            software_version: Some("4.3.0".to_owned()),
+            connections: 3,
+            since_ms: 1_795_744_800_000,
+            produced_bytes: 98_000_000,
+            rates: ClientRates {
+                requests_per_second: 120.0,
+                produced_bytes_per_second: produced,
+                received_bytes_per_second: produced + 900.0,
+                sent_bytes_per_second: 9_000.0,
+            },
+        };
+        vec![client(7, "orders-service", 840_000.0), client(8, "a-<img src=x onerror=alert(1)>", 0.0)]
+    }
+
+    fn log(&self) -> &LogFilter {
+        &self.log
+    }
 }
 
 impl Commands for Stage {
-    fn skip(&self, region: String, partition: Partition, offset: i64) -> SkipFuture<'_> {
+    fn skip(&self, region: String, partition: Partition, offset: i64) -> CommandFuture<'_, Obstacle> {
         Box::pin(async move {
             if offset != 93 {
-                return Err(SkipError::Refused("the stream is stalled by another batch".into()));
+                return Err(CommandError::Refused("the stream is stalled by another batch".into()));
             }
             self.skipped.lock().unwrap().push((region, partition, offset));
             Ok(Obstacle { offset, next_offset: 97, records: 4 })
         })
+    }
+
+    fn rewind(&self, _: String, _: Rewind) -> CommandFuture<'_, Rewound> {
+        Box::pin(async { Ok(Rewound::default()) })
+    }
+
+    fn pause(&self, region: &str, topic: Option<&str>, hold: Hold) -> Result<(), CommandError> {
+        self.hold(region, topic, Some(hold));
+        Ok(())
+    }
+
+    fn resume(&self, region: &str, topic: Option<&str>) -> Result<(), CommandError> {
+        self.hold(region, topic, None);
+        Ok(())
+    }
+
+    fn throttle(&self, _: &str, _: Throttling, hold: Hold) -> Result<RateLimits, CommandError> {
+        Ok(RateLimits { throttled: Some(hold), ..RateLimits::default() })
     }
 }
 
@@ -119,6 +226,7 @@ fn topic(name: &str, partitions: Vec<PartitionLag>) -> TopicLag {
         topic: name.into(),
         region_topic: name.into(),
         state: partitions.iter().map(|partition| partition.state).max().unwrap(),
+        paused: None,
         lag_records: partitions.iter().map(|partition| partition.lag_records).sum(),
         lag_bytes: None,
         lag_seconds: partitions.iter().map(|partition| partition.lag_seconds).fold(0.0, f64::max),
@@ -142,6 +250,8 @@ fn region(name: &str, topics: Vec<TopicLag>) -> RegionLag {
         reason,
         instance: "proxy-1".into(),
         other_proxies: Vec::new(),
+        paused: None,
+        limits: RateLimits::default(),
         streams: partitions().count(),
         lag_records: topics.iter().map(|topic| topic.lag_records).sum(),
         lag_bytes: None,
@@ -202,8 +312,7 @@ impl Port {
             registry: Arc::new(Registry::with_prefix("diffluent")),
             clusters: Arc::new(move || vec![cluster("eu-west", 0), cluster("us-east", 2)]),
             journal: journal.clone(),
-            config: Arc::new(serde_json::json!({"proxy": {"name": "eu-west"}})),
-            partition_metrics: false,
+            process: stage.clone(),
             version: "0.1.0",
             commit: "c0ffee",
         };
@@ -422,6 +531,65 @@ async fn the_page_is_used_by_keyboard_and_screen_reader_and_asks_before_it_steps
         .await?;
     browser.eval("document.execCommand('insertText', false, 'order')").await?;
     browser.until("document.querySelectorAll('#topics tbody tr').length === 1", PATIENCE).await?;
+    assert_silent(&mut browser);
+    drop(browser);
+    port.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_and_a_topic_are_paused_and_resumed_on_the_page_which_says_who_and_since_when() -> Result<()> {
+    let stage = Arc::new(Stage::default());
+    stage.show(vec![well("us-east"), well("ap-south")]);
+    let port = Port::open("127.0.0.1:0", &stage, &Arc::default()).await?;
+    let mut browser = Browser::start().await?;
+    browser.look(1100, 900, false).await?;
+    browser.call("Page.addScriptToEvaluateOnNewDocument", serde_json::json!({"source": AN_HOUR})).await?;
+    browser.open(&port.url()).await?;
+    let headline = |text: &str| format!("document.getElementById('headline')?.innerText.includes({text:?})");
+    let button = |name: &str| format!("document.querySelector('[aria-label=\"{name}\"]')");
+    browser.until(&button("Pause us-east"), PATIENCE).await?;
+    let parts = browser.accessible().await?;
+    for name in ["Pause us-east", "Pause ap-south", "Pause payments"] {
+        assert!(parts.iter().any(|part| part.0 == "button" && part.1 == name), "no button {name:?} in {parts:#?}");
+    }
+
+    browser.eval(&format!("{}.click()", button("Pause us-east"))).await?;
+    browser.until("document.getElementById('command-told').innerText.startsWith('Paused: us-east.')", PATIENCE).await?;
+    browser.until(&headline("↻ us-east is paused"), PATIENCE).await?;
+    browser.until(&button("Resume us-east"), PATIENCE).await?;
+    browser.until("document.querySelector('article').innerText.includes('Why: paused since 20')", PATIENCE).await?;
+    browser.until("document.getElementById('events').innerText.includes('pause: done')", PATIENCE).await?;
+    picture(&mut browser, "page-paused").await?;
+
+    // By keyboard.
+    let focused = "document.activeElement?.getAttribute('aria-label') ?? document.activeElement?.innerText ?? ''";
+    browser.eval("document.activeElement.blur()").await?;
+    tab_to(&mut browser, focused, "Resume us-east").await?;
+    browser.press("Enter").await?;
+    browser.until(&headline("✓ All is well"), PATIENCE).await?;
+    browser.eval(&format!("{}.click()", button("Pause payments"))).await?;
+    browser.until(&headline("↻ us-east: 3 of 21 streams paused"), PATIENCE).await?;
+    browser.until(&button("Resume payments"), PATIENCE).await?;
+    browser.eval(&format!("{}.click()", button("Resume payments"))).await?;
+    browser.until(&headline("✓ All is well"), PATIENCE).await?;
+
+    // Who produces here, and who ran with what.
+    browser
+        .until("document.getElementById('clients').innerText.includes('2 clients, 6 connections')", PATIENCE)
+        .await?;
+    let clients = browser.eval("document.querySelector('#clients tbody tr').innerText").await?;
+    let clients = clients.as_str().unwrap_or_default().to_owned();
+    assert!(clients.contains("orders-service") && clients.contains("apache-kafka-java 4.3.0"), "{clients}");
+    browser.eval("document.querySelector('#history-details summary').click()").await?;
+    browser
+        .until("document.getElementById('history').innerText.includes('region.us-east.rate_limit: \"10 MiB\", was not set')", PATIENCE)
+        .await?;
+
+    // A region that was taken out of the configuration leaves the page.
+    stage.show(vec![well("ap-south")]);
+    browser.until("document.querySelectorAll('article').length === 1", PATIENCE).await?;
+    browser.until("document.querySelectorAll('#topics-region option').length === 1", PATIENCE).await?;
+    browser.until(&headline("✓ All is well: ap-south has everything."), PATIENCE).await?;
     assert_silent(&mut browser);
     drop(browser);
     port.close().await

@@ -38,20 +38,28 @@ async fn every_route_answers_what_the_openapi_document_says() {
     let port = Port::well().await;
     port.journal.stream(Kind::StreamStalled, "ap", "orders", 0, "too large");
     let document = document();
-    for (path, methods) in document["paths"].as_object().unwrap() {
+    let operations = document["paths"].as_object().unwrap().iter().flat_map(|(path, methods)| {
+        methods.as_object().unwrap().iter().map(move |(method, operation)| (path, method, operation))
+    });
+    for (path, method, operation) in operations {
         if path == "/stream" {
             continue;
         }
-        let (method, operation) = methods.as_object().unwrap().iter().next().unwrap();
         let real = path
             .replace("{region}", "ap")
             .replace("{topic}", "orders")
             .replace("{partition}", "0")
             .replace("{file}", "page.css");
-        let query = if method == "post" { "?offset=93" } else { "" };
+        let query = match path.rsplit('/').next() {
+            Some("skip" | "rewind") => "?offset=93",
+            Some("log") if method == "post" => "?filter=info,diffluent::session=debug",
+            Some("throttle") => "?rate_limit=10MiB&catch_up_rate_limit=none",
+            _ => "",
+        };
         let (status, body) = port.request(&method.to_uppercase(), &format!("{real}{query}")).await;
-        assert_eq!(status, 200, "{path}: {body}");
-        let content = operation["responses"]["200"]["content"].as_object().unwrap();
+        let (done, described) = operation["responses"].as_object().unwrap().iter().next().unwrap();
+        assert_eq!(status.to_string(), *done, "{path}: {body}");
+        let content = described["content"].as_object().unwrap();
         if let Some(json) = content.get("application/json") {
             let body: Value = serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {e}: {body}"));
             fits(&body, &json["schema"], &document, path);
@@ -61,7 +69,9 @@ async fn every_route_answers_what_the_openapi_document_says() {
             ("404", real.replace("/ap", "/nowhere").replace(".css", ".nothing")),
             ("400", format!("{real}?nonsense=1")),
         ] {
-            if let Some(described) = operation["responses"].get(code) {
+            // What can be wrong with a reload is the file.
+            let described = operation["responses"].get(code).filter(|_| path != "/reload");
+            if let Some(described) = described {
                 let (status, body) = port
                     .request(&method.to_uppercase(), &format!("{wrong}{}", if code == "404" { query } else { "" }))
                     .await;
@@ -81,6 +91,10 @@ async fn a_page_is_told_that_the_mirror_does_not_answer() {
     impl LagSource for Stuck {
         fn lag(&self) -> LagFuture<'_> {
             Box::pin(std::future::pending())
+        }
+
+        fn regions(&self) -> Vec<String> {
+            Vec::new()
         }
     }
     let port = Port::open(Arc::new(Stuck), Readiness::ready()).await;
@@ -166,6 +180,90 @@ async fn an_operators_command_is_an_event_with_who_and_what_came_of_it() {
 }
 
 #[tokio::test]
+async fn each_command_is_an_event_with_who_and_what_is_wrong_is_said() {
+    let port = Port::well().await;
+    let ann = "X-Forwarded-User: ann\r\n";
+    let commands = [
+        ("/regions/ap/pause", 202, "pause: done"),
+        ("/regions/ap/topics/orders/resume", 202, "resume: done"),
+        (
+            "/regions/ap/throttle?rate_limit=10%20MiB",
+            200,
+            "throttle: done; a second, at most: sent 10 MiB, read to catch up none",
+        ),
+        (
+            "/regions/ap/rewind?offset=10",
+            202,
+            "rewind to source offset 10: done for 1 streams, 1 left as they are; 83 offsets",
+        ),
+        (
+            "/regions/ap/topics/orders/partitions/0/rewind?time=2026-11-27T02:00:00Z",
+            202,
+            "rewind to 2026-11-27T02:00:00Z: done",
+        ),
+        ("/regions/nowhere/pause", 404, "pause: there is no such region"),
+    ];
+    for (path, status, says) in commands {
+        let (answered, body) = port.request_with("POST", path, ann).await;
+        assert_eq!(answered, status, "{path}: {body}");
+        let event = &port.json("/events?limit=1").await.1["events"][0];
+        assert!(event["message"].as_str().unwrap().starts_with(says), "{event}");
+        assert!(event["by"].as_str().unwrap().starts_with("ann at 127.0.0.1:"), "{event}");
+    }
+    let told = port.journal.last_number();
+    for (path, says) in [
+        ("/regions/ap/throttle", "no limit is named"),
+        ("/regions/ap/throttle?rate_limit=10", "has no unit"),
+        ("/regions/ap/throttle?rate_limit=1KiB", "at least 64 KiB; to send nothing, pause the region"),
+        ("/regions/ap/throttle?rate=10MiB", "unknown field `rate`"),
+        ("/regions/ap/rewind", "either an offset that is not negative, or a time"),
+        ("/regions/ap/rewind?offset=-1", "either an offset that is not negative, or a time"),
+        ("/regions/ap/rewind?offset=1&time=2026-11-27T02:00:00Z", "either an offset"),
+        ("/regions/ap/rewind?time=yesterday", "\"yesterday\" is no time"),
+        ("/regions/ap/topics/orders/partitions/first/rewind?offset=1", "first"),
+    ] {
+        let (status, body) = port.request("POST", path).await;
+        assert_eq!(status, 400, "{path}: {body}");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert!(body["message"].as_str().unwrap().contains(says), "{path}: {body}");
+    }
+    assert_eq!(port.journal.last_number(), told, "what can't be read is no event");
+    port.close().await;
+}
+
+#[tokio::test]
+async fn a_reload_and_another_log_filter_are_taken_or_refused_with_the_reason() {
+    let port = Port::well().await;
+    let (status, body) = port.request("POST", "/reload").await;
+    assert_eq!(status, 200, "{body}");
+    let body: Value = serde_json::from_str(&body).unwrap();
+    let change = json!({"key": "region.us.window", "before": "64 MiB", "after": null, "how": "live"});
+    assert_eq!(body, json!({"changes": [change]}));
+    let (status, body) = port.request_with("POST", "/reload", "X-Forwarded-User: bob\r\n").await;
+    assert!(status == 503 && body.contains("still starting"), "{status} {body}");
+    assert_eq!(port.json("/log").await.1["filter"], "info");
+    let (status, body) = port.request("POST", "/log?filter=debug").await;
+    assert_eq!(status, 200, "{body}");
+    let (status, body) = port.request("POST", "/log?filter=%3D").await;
+    assert!(status == 400 && body.contains("no; ?filter="), "{status} {body}");
+    assert_eq!(port.json("/log").await.1["filter"], "debug");
+    let event = &port.json("/events?limit=1").await.1["events"][0];
+    assert_eq!(event["message"], "log: done, \"debug\" instead of \"info\"");
+    port.close().await;
+}
+
+#[test]
+fn a_region_that_was_taken_out_is_not_missed() {
+    let monitor = Monitor::new();
+    monitor.look(&[region("us", State::Mirroring, 0), region("ap", State::Mirroring, 0)], Instant::now(), 1000);
+    monitor.keep(&["us".to_owned()]);
+    let mut seen = monitor.watch();
+    monitor.look(&[region("us", State::Mirroring, 0)], Instant::now(), 2000);
+    let seen = seen.borrow_and_update().clone();
+    assert_eq!((seen.regions.len(), seen.silent.len()), (1, 0));
+}
+
+#[tokio::test]
 async fn another_sites_page_changes_nothing() {
     let port = Port::well().await;
     let path = "/regions/ap/topics/orders/partitions/0/skip?offset=93";
@@ -207,6 +305,10 @@ async fn topics_and_partitions_are_searched_sorted_and_bounded() {
                     .collect();
                 vec![region]
             })
+        }
+
+        fn regions(&self) -> Vec<String> {
+            vec!["us".into()]
         }
     }
     use crate::lag::PartitionLag;

@@ -265,6 +265,18 @@ pub const METRICS: &[Metric] = &[
         "Changes of certificates, keys and authorities that were found: `loaded`, or `refused` because they can't be used",
     ),
     metric(
+        "diffluent_configuration_reload_failed",
+        Gauge,
+        &[],
+        "1 if the last configuration that was to be taken was not: the one before is in effect",
+    ),
+    metric(
+        "diffluent_configuration_applied_timestamp_seconds",
+        Gauge,
+        &[],
+        "When the configuration in effect was read, in seconds since 1970",
+    ),
+    metric(
         "diffluent_build_info",
         Info,
         &["version", "commit"],
@@ -272,7 +284,7 @@ pub const METRICS: &[Metric] = &[
     ),
 ];
 
-/// Only there when the configuration asks for it: see [`super::AdminState::partition_metrics`].
+/// Only there when the configuration asks for it: see [`super::Process::partition_metrics`].
 pub const PARTITION_METRICS: &[&str] = &["diffluent_partition_lag_records"];
 
 /// Metrics of `scrape` (OpenMetrics text) that [`METRICS`] does not list, or lists with other labels, in words. For tests.

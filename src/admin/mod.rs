@@ -13,18 +13,20 @@ mod answer;
 mod api_tests;
 pub mod catalog;
 pub mod clusters;
+mod commands;
 mod flow;
 mod live;
 mod metrics;
 mod monitor;
 mod page;
-pub mod redact;
+mod process;
 mod routes;
 pub mod server;
 pub mod summary;
 #[cfg(test)]
 mod tests;
 mod topics;
+pub mod who;
 
 use std::fmt;
 use std::future::Future;
@@ -36,14 +38,19 @@ use serde::Serialize;
 
 pub use catalog::undocumented;
 pub use clusters::ClusterView;
-pub use redact::redacted;
 pub use server::serve;
 
+use crate::history::Told;
 use crate::journal::Journal;
-use crate::lag::RegionLag;
-use crate::mirror::SkipError;
+use crate::lag::{Hold, RateLimits, RegionLag};
+use crate::log_filter::LogFilter;
+use crate::mirror::CommandError;
 use crate::mirror::progress::Partition;
+use crate::mirror::rewind::{Rewind, Rewound};
 use crate::mirror::stream::Obstacle;
+use crate::mirror::throttle::Throttling;
+use crate::reload::{ReloadError, Reloaded};
+use crate::session::ClientView;
 
 /// What a [`LagSource`] answers, later.
 pub type LagFuture<'a> = Pin<Box<dyn Future<Output = Vec<RegionLag>> + Send + 'a>>;
@@ -53,15 +60,65 @@ pub trait LagSource: Send + Sync {
     /// The lag of every region, taken from its streams now. It should be ready within milliseconds; the admin port answers 503
     /// when it takes longer than [`server::REQUEST_TIME_MAX`].
     fn lag(&self) -> LagFuture<'_>;
+
+    /// The names of the regions that there are, whether they answer or not.
+    fn regions(&self) -> Vec<String>;
 }
 
-/// What came of [`Commands::skip`], later.
-pub type SkipFuture<'a> = Pin<Box<dyn Future<Output = Result<Obstacle, SkipError>> + Send + 'a>>;
+/// What came of a command, later.
+pub type CommandFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, CommandError>> + Send + 'a>>;
 
 /// Who does what an operator asks for: the mirror.
 pub trait Commands: Send + Sync {
     /// Steps over the batch at source offset `offset` that stalls a stream: see [`crate::mirror::Mirror::skip`].
-    fn skip(&self, region: String, partition: Partition, offset: i64) -> SkipFuture<'_>;
+    fn skip(&self, region: String, partition: Partition, offset: i64) -> CommandFuture<'_, Obstacle>;
+
+    /// Has streams begin anew at an earlier offset: see [`crate::mirror::Mirror::rewind`].
+    fn rewind(&self, region: String, what: Rewind) -> CommandFuture<'_, Rewound>;
+
+    /// Holds back a region, or a topic: see [`crate::mirror::Mirror::pause`].
+    ///
+    /// # Errors
+    /// [`CommandError`]: nothing has changed.
+    fn pause(&self, region: &str, topic: Option<&str>, hold: Hold) -> Result<(), CommandError>;
+
+    /// Lets a region, or a topic, go on: see [`crate::mirror::Mirror::resume`].
+    ///
+    /// # Errors
+    /// [`CommandError`]: nothing has changed.
+    fn resume(&self, region: &str, topic: Option<&str>) -> Result<(), CommandError>;
+
+    /// Sets other limits: see [`crate::mirror::Mirror::throttle`].
+    ///
+    /// # Errors
+    /// [`CommandError`]: nothing has changed.
+    fn throttle(&self, region: &str, limits: Throttling, hold: Hold) -> Result<RateLimits, CommandError>;
+}
+
+/// What came of [`Process::reload`], later.
+pub type ReloadFuture<'a> = Pin<Box<dyn Future<Output = Result<Reloaded, ReloadError>> + Send + 'a>>;
+/// What [`Process::history`] answers, later.
+pub type HistoryFuture<'a> = Pin<Box<dyn Future<Output = Told> + Send + 'a>>;
+
+/// The process as a whole: its configuration, its clients, its log. Nothing here may block.
+pub trait Process: Send + Sync {
+    /// The configuration in effect without its secrets: see [`crate::config::redacted`].
+    fn config(&self) -> serde_json::Value;
+
+    /// Whether `/metrics` has series for each partition: `partition_metrics` in `[admin]`.
+    fn partition_metrics(&self) -> bool;
+
+    /// Reads the configuration again and applies it, as `by` has asked for: see [`crate::reload::Reloader::reload`].
+    fn reload(&self, by: String) -> ReloadFuture<'_>;
+
+    /// The last `limit` configurations that were in effect: see [`crate::history::History::tell`].
+    fn history(&self, limit: usize) -> HistoryFuture<'_>;
+
+    /// The clients whose connections are open, those that produce most first.
+    fn clients(&self) -> Vec<ClientView>;
+
+    /// What is logged.
+    fn log(&self) -> &LogFilter;
 }
 
 /// Whether clients can be served, and if not, what is missing.
@@ -101,10 +158,8 @@ pub struct AdminState {
     pub clusters: Arc<dyn Fn() -> Vec<ClusterView> + Send + Sync>,
     /// What changed state.
     pub journal: Arc<Journal>,
-    /// The effective configuration without its secrets: see [`redacted`].
-    pub config: Arc<serde_json::Value>,
-    /// Whether `/metrics` has series for each partition: `partition_metrics` in `[admin]`.
-    pub partition_metrics: bool,
+    /// This process.
+    pub process: Arc<dyn Process>,
     /// The version of this build.
     pub version: &'static str,
     /// The commit it was built from, or why that is not known.

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::watch;
@@ -15,6 +15,7 @@ use super::LagSource;
 use super::flow::{Flow, Totals};
 use super::server::REQUEST_TIME_MAX;
 use super::summary::RegionSummary;
+use crate::journal::now_ms;
 use crate::lag::{RegionLag, State};
 
 /// Between two looks while somebody watches.
@@ -98,13 +99,20 @@ impl Monitor {
                 continue;
             }
             unwatched = 0;
-            match timeout(REQUEST_TIME_MAX, source.lag()).await {
+            let answered = timeout(REQUEST_TIME_MAX, source.lag()).await;
+            self.keep(&source.regions());
+            match answered {
                 Ok(regions) => self.look(&regions, Instant::now(), now_ms()),
                 Err(_) => self.seen.send_modify(|seen| {
                     *seen = Arc::new(Seen { answered: false, at_ms: now_ms(), ..Seen::clone(seen) });
                 }),
             }
         }
+    }
+
+    /// Forgets all regions but these: one that was taken out is neither seen nor missed any more.
+    pub fn keep(&self, regions: &[String]) {
+        self.lock().retain(|name, _| regions.contains(name));
     }
 
     /// What is seen from now on; while somebody holds this, it is looked every second.
@@ -241,8 +249,4 @@ impl Known {
             }
         }
     }
-}
-
-pub(super) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -1,14 +1,13 @@
 //! The admin port's routes. Answers are JSON; errors have an `error_code` and a `message`, as Kafka Connect's do.
 //! `openapi.json` describes them; a test holds it against [`routes`].
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -19,15 +18,13 @@ use tokio::time::timeout;
 
 use super::answer::{Answer, Refusal, error, unknown, wrong};
 use super::live::{STREAMS_MAX, live};
-use super::monitor::{Monitor, now_ms};
+use super::monitor::Monitor;
 use super::server::{BODY_BYTES_MAX, REQUEST_TIME_MAX};
 use super::summary::{RegionSummary, Status, Summary};
 use super::topics::{ROWS_MAX, Wanted, worst_streams};
-use super::{AdminState, metrics, page};
-use crate::journal::{EVENTS_MAX, Event};
+use super::{AdminState, commands, metrics, page, process};
+use crate::journal::{EVENTS_MAX, Event, now_ms};
 use crate::lag::{RegionLag, TopicLag};
-use crate::mirror::SkipError;
-use crate::mirror::stream::Obstacle;
 
 /// OpenMetrics 1.0, which Prometheus asks for and accepts.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -96,9 +93,22 @@ pub(super) fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Admin>)>
         ("/regions/{region}/history", "get", get(history)),
         ("/regions/{region}/topics", "get", get(topics)),
         ("/regions/{region}/topics/{topic}", "get", get(partitions)),
-        ("/regions/{region}/topics/{topic}/partitions/{partition}/skip", "post", post(skip)),
+        ("/regions/{region}/topics/{topic}/partitions/{partition}/skip", "post", post(commands::skip)),
+        ("/regions/{region}/topics/{topic}/partitions/{partition}/rewind", "post", post(commands::rewind_partition)),
+        ("/regions/{region}/topics/{topic}/pause", "post", post(commands::pause_topic)),
+        ("/regions/{region}/topics/{topic}/resume", "post", post(commands::resume_topic)),
+        ("/regions/{region}/topics/{topic}/rewind", "post", post(commands::rewind_topic)),
+        ("/regions/{region}/pause", "post", post(commands::pause_region)),
+        ("/regions/{region}/resume", "post", post(commands::resume_region)),
+        ("/regions/{region}/throttle", "post", post(commands::throttle)),
+        ("/regions/{region}/rewind", "post", post(commands::rewind_region)),
         ("/brokers", "get", get(brokers)),
         ("/config", "get", get(config)),
+        ("/history", "get", get(process::history)),
+        ("/reload", "post", post(process::reload)),
+        ("/log", "get", get(process::log)),
+        ("/log", "post", post(process::set_log)),
+        ("/clients", "get", get(process::clients)),
         ("/events", "get", get(events)),
         ("/stream", "get", get(live)),
         ("/metrics", "get", get(scrape)),
@@ -223,7 +233,7 @@ async fn history(State(admin): State<Admin>, Path(region): Path<String>) -> Answ
 }
 
 /// A query that can't be read, with what can be asked.
-fn asked<T>(query: Result<Query<T>, QueryRejection>, what: &str) -> Result<T, Refusal> {
+pub(super) fn asked<T>(query: Result<Query<T>, QueryRejection>, what: &str) -> Result<T, Refusal> {
     query.map(|Query(query)| query).map_err(|rejected| wrong(format!("{}: {what}", rejected.body_text())))
 }
 
@@ -248,62 +258,12 @@ async fn partitions(
     Ok(Json(wanted.partitions(admin.topic(&region, &topic).await?)).into_response())
 }
 
-/// Which batch is stepped over.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SkipWhat {
-    offset: i64,
-}
-
-/// A batch that was stepped over.
-#[derive(Debug, Serialize)]
-struct Skipped {
-    region: String,
-    topic: String,
-    partition: i32,
-    offset: i64,
-    next_offset: i64,
-    skipped_records: u64,
-}
-
-async fn skip(
-    State(admin): State<Admin>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    path: Result<Path<(String, String, i32)>, PathRejection>,
-    what: Result<Query<SkipWhat>, QueryRejection>,
-) -> Answer {
-    let Path((region, topic, partition)) = path.map_err(|rejected| wrong(rejected.body_text()))?;
-    let SkipWhat { offset } = asked(what, "?offset={source offset}")?;
-    let key = (Arc::from(topic.as_str()), partition);
-    let done = admin.state.commands.skip(region.clone(), key, offset).await;
-    let words = match &done {
-        Ok(skipped) => format!("skip of the batch at source offset {offset}: done, {} records", skipped.records),
-        Err(refused) => format!("skip of the batch at source offset {offset}: {refused}"),
-    };
-    admin.state.journal.command(&peer.to_string(), &region, &topic, partition, &words);
-    match done {
-        Ok(Obstacle { offset, next_offset, records }) => {
-            Ok(Json(Skipped { region, topic, partition, offset, next_offset, skipped_records: records })
-                .into_response())
-        }
-        Err(refused) => {
-            let status = match refused {
-                SkipError::Unknown(_) => StatusCode::NOT_FOUND,
-                SkipError::Refused(_) => StatusCode::CONFLICT,
-                SkipError::Elsewhere(_) => StatusCode::MISDIRECTED_REQUEST,
-                SkipError::Silent => StatusCode::SERVICE_UNAVAILABLE,
-            };
-            Err(error(status, refused.to_string()).into())
-        }
-    }
-}
-
 async fn brokers(State(admin): State<Admin>) -> Json<serde_json::Value> {
     Json(serde_json::json!({ "clusters": (admin.state.clusters)() }))
 }
 
 async fn config(State(admin): State<Admin>) -> Json<serde_json::Value> {
-    Json(serde_json::Value::clone(&admin.state.config))
+    Json(admin.state.process.config())
 }
 
 /// Which events are wanted.
@@ -345,7 +305,7 @@ async fn scrape(State(admin): State<Admin>) -> Response {
         clusters: &(state.clusters)(),
         version: state.version,
         commit: state.commit,
-        partitions: state.partition_metrics,
+        partitions: state.process.partition_metrics(),
     };
     match metrics::text(&state.registry, &shown) {
         Ok(text) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Readiness;
 use super::monitor::Seen;
-use crate::lag::{LatencySummary, OtherProxy, Rates, RegionLag, State};
+use crate::lag::{Hold, LatencySummary, OtherProxy, RateLimits, Rates, RegionLag, State};
 
 /// So long after a change it can be told whether a lag shrinks.
 const TREND_MS: u64 = 20_000;
@@ -29,6 +29,10 @@ pub struct RegionSummary {
     pub instance: String,
     /// The proxies that share the region's streams with this one.
     pub other_proxies: Vec<OtherProxy>,
+    /// Who has paused the whole region.
+    pub paused: Option<Hold>,
+    /// The limits that hold now.
+    pub limits: RateLimits,
     /// Topics on their way to it.
     pub topics: usize,
     /// Partitions of these.
@@ -68,6 +72,8 @@ impl RegionSummary {
             remedy: lag.remedy.clone(),
             instance: lag.instance.clone(),
             other_proxies: lag.other_proxies.clone(),
+            paused: lag.paused.clone(),
+            limits: lag.limits.clone(),
             topics: lag.topics.len(),
             streams: lag.streams,
             streams_by_state: BTreeMap::new(),
@@ -123,13 +129,22 @@ pub struct Summary {
     pub last_event: u64,
     /// The regions, in the configuration's order.
     pub regions: Vec<RegionSummary>,
+    /// Regions whose task does not answer.
+    pub silent: Vec<String>,
 }
 
 impl Summary {
     pub(super) fn new(seen: &Seen, readiness: &Readiness, last_event: u64, version: &str) -> Self {
         let (level, headline) = headline(seen, readiness);
-        let version = version.to_owned();
-        Self { version, at_ms: seen.at_ms, level, headline, last_event, regions: seen.regions.clone() }
+        Self {
+            version: version.to_owned(),
+            at_ms: seen.at_ms,
+            level,
+            headline,
+            last_event,
+            regions: seen.regions.clone(),
+            silent: seen.silent.clone(),
+        }
     }
 }
 
@@ -200,6 +215,10 @@ fn told(region: &RegionSummary, now_ms: u64) -> Option<(Level, String)> {
         State::Stalled => {
             let (stalled, all) = (region.in_state(State::Stalled), region.streams);
             Some((Level::Bad, format!("{name}: {stalled} of {all} streams stalled")))
+        }
+        State::Paused if region.paused.is_none() => {
+            let (paused, all) = (region.in_state(State::Paused), region.streams);
+            Some((Level::Behind, format!("{name}: {paused} of {all} streams paused: {}", behind())))
         }
         State::Paused => Some((Level::Behind, format!("{name} is paused: {}", behind()))),
         State::Starting | State::CatchingUp => {

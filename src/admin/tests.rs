@@ -9,7 +9,10 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
+use crate::config::{Change, How};
 use crate::lag::{Elsewhere, LatencySummary, ObstacleLag, OtherProxy, PartitionLag, Rates, State, TopicLag};
+use crate::mirror::rewind::{LeftStream, RewoundStream};
+use crate::session::ClientRates;
 
 /// The lag of two regions: one well, one stalled.
 pub(super) struct Fake;
@@ -18,19 +21,116 @@ impl LagSource for Fake {
     fn lag(&self) -> LagFuture<'_> {
         Box::pin(async { vec![region("us", State::Mirroring, 0), region("ap", State::Stalled, 7)] })
     }
+
+    fn regions(&self) -> Vec<String> {
+        vec!["us".into(), "ap".into()]
+    }
 }
 
 /// Steps over what is asked for, in the region that there is.
 impl Commands for Fake {
-    fn skip(&self, region: String, _: Partition, offset: i64) -> SkipFuture<'_> {
+    fn skip(&self, region: String, _: Partition, offset: i64) -> CommandFuture<'_, Obstacle> {
         Box::pin(async move {
             match (region.as_str(), offset) {
                 ("ap", 93) => Ok(Obstacle { offset, next_offset: 97, records: 4 }),
-                ("ap", _) => Err(SkipError::Refused("the stream is stalled by another batch".into())),
-                _ => Err(SkipError::Unknown("there is no such region".into())),
+                ("ap", _) => Err(CommandError::Refused("the stream is stalled by another batch".into())),
+                _ => Err(no_region()),
             }
         })
     }
+
+    fn rewind(&self, region: String, what: Rewind) -> CommandFuture<'_, Rewound> {
+        Box::pin(async move {
+            if region != "ap" {
+                return Err(no_region());
+            }
+            let topic = what.topic.unwrap_or_else(|| "orders".into()).to_string();
+            let partition = what.partition.unwrap_or(0);
+            Ok(Rewound {
+                rewound: 1,
+                offsets: 83,
+                left: 1,
+                rewound_streams: vec![RewoundStream {
+                    topic: topic.clone(),
+                    partition,
+                    from_offset: 93,
+                    to_offset: 10,
+                }],
+                left_streams: vec![LeftStream { topic, partition: 1, reason: "it stands at source offset 3".into() }],
+            })
+        })
+    }
+
+    fn pause(&self, region: &str, _: Option<&str>, _: Hold) -> Result<(), CommandError> {
+        if region == "ap" { Ok(()) } else { Err(no_region()) }
+    }
+
+    fn resume(&self, region: &str, _: Option<&str>) -> Result<(), CommandError> {
+        if region == "ap" { Ok(()) } else { Err(no_region()) }
+    }
+
+    fn throttle(&self, region: &str, limits: Throttling, hold: Hold) -> Result<RateLimits, CommandError> {
+        if region != "ap" {
+            return Err(no_region());
+        }
+        Ok(RateLimits {
+            rate_limit: limits.rate_limit.flatten(),
+            catch_up_rate_limit: limits.catch_up_rate_limit.flatten(),
+            throttled: Some(hold),
+        })
+    }
+}
+
+/// A process with one client, whose configuration can't be read again by bob.
+struct Whole(LogFilter);
+
+impl Process for Whole {
+    fn config(&self) -> serde_json::Value {
+        serde_json::json!({"proxy": {"name": "eu"}})
+    }
+
+    fn partition_metrics(&self) -> bool {
+        false
+    }
+
+    fn reload(&self, by: String) -> ReloadFuture<'_> {
+        Box::pin(async move {
+            if by.starts_with("bob") {
+                return Err(ReloadError::NotServing);
+            }
+            let key = "region.us.window".to_owned();
+            let (before, after) = (Some("64 MiB".into()), None);
+            Ok(Reloaded { changes: vec![Change { key, before, after, how: How::Live, region: None }] })
+        })
+    }
+
+    fn history(&self, limit: usize) -> HistoryFuture<'_> {
+        let entry = serde_json::json!({"id": "h/1/2", "at_ms": 2, "proxy": "eu", "host": "h", "version": "0", "cause": "start",
+            "by": "ann", "changes": [], "config": {}});
+        let told = Told { topic: None, reason: Some("not allowed".into()), entries: vec![entry; limit.min(2)] };
+        Box::pin(async { told })
+    }
+
+    fn clients(&self) -> Vec<ClientView> {
+        vec![ClientView {
+            address: [10, 0, 0, 1].into(),
+            client_id: Some("orders".into()),
+            software_name: None,
+            software_version: None,
+            connections: 3,
+            since_ms: 7,
+            produced_bytes: 1 << 20,
+            rates: ClientRates { produced_bytes_per_second: 1e3, ..ClientRates::default() },
+        }]
+    }
+
+    fn log(&self) -> &LogFilter {
+        &self.0
+    }
+}
+
+fn no_region() -> CommandError {
+    CommandError::Unknown("there is no such region".into())
 }
 
 /// A mirror that never answers.
@@ -39,6 +139,10 @@ struct Stuck;
 impl LagSource for Stuck {
     fn lag(&self) -> LagFuture<'_> {
         Box::pin(std::future::pending())
+    }
+
+    fn regions(&self) -> Vec<String> {
+        Vec::new()
     }
 }
 
@@ -64,6 +168,7 @@ pub(super) fn region(name: &str, state: State, behind: u64) -> RegionLag {
         topic: "orders".into(),
         region_topic: "orders".into(),
         state,
+        paused: None,
         lag_records: behind,
         lag_bytes: partition.lag_bytes,
         lag_seconds: 1.5,
@@ -81,6 +186,8 @@ pub(super) fn region(name: &str, state: State, behind: u64) -> RegionLag {
         remedy: None,
         instance: "proxy-1".into(),
         other_proxies: vec![OtherProxy { instance: "proxy-2".into(), host: "10.0.0.2".into(), streams: 2 }],
+        paused: None,
+        limits: RateLimits::default(),
         streams: 1,
         lag_records: behind,
         lag_bytes: topic.lag_bytes,
@@ -132,8 +239,10 @@ impl Port {
             registry: Arc::new(registry),
             clusters: Arc::new(|| vec![cluster("local"), cluster("us")]),
             journal: journal.clone(),
-            config: Arc::new(serde_json::json!({"proxy": {"name": "eu"}})),
-            partition_metrics: false,
+            process: Arc::new(Whole(LogFilter::new(
+                "info",
+                Box::new(|text| if text == "=" { Err("no".into()) } else { Ok(()) }),
+            ))),
             version: "0.0.0-test",
             commit: "c0ffee",
         };
@@ -293,6 +402,7 @@ fn every_metric_that_a_room_registers_is_in_the_catalog_and_every_one_in_the_cat
     mirror.traffic("local");
     let certificates = crate::access::CertificateMetrics::register(&mut registry);
     certificates.expires("tls.crt".as_ref(), 1_800_000_000);
+    crate::reload::ReloadMetrics::register(&mut registry);
     let shown = metrics::Shown {
         regions: &[region("us", State::CatchingUp, 7)],
         clusters: &[cluster("us")],

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 
 use super::summary::WorstStream;
-use crate::lag::{Elsewhere, LatencySummary, PartitionLag, Rates, RegionLag, State, TopicLag};
+use crate::lag::{Elsewhere, Hold, LatencySummary, PartitionLag, Rates, RegionLag, State, TopicLag};
 
 /// Rows of an answer unless asked otherwise.
 const ROWS: usize = 100;
@@ -42,6 +42,7 @@ pub(super) struct TopicRow {
     topic: String,
     region_topic: String,
     state: State,
+    paused: Option<Hold>,
     partitions: usize,
     stalled_partitions: usize,
     /// Those that other proxies mirror.
@@ -168,6 +169,7 @@ fn row(topic: &TopicLag) -> TopicRow {
         region_topic: topic.region_topic.clone(),
         state: topic.state,
         partitions: topic.partitions.len(),
+        paused: topic.paused.clone(),
         stalled_partitions: topic.partitions.iter().filter(|partition| partition.state == State::Stalled).count(),
         partitions_elsewhere: topic.elsewhere.iter().map(|other| other.partitions.len()).sum(),
         lag_records: topic.lag_records,

@@ -9,6 +9,8 @@ mod run;
 mod shell;
 mod skip;
 mod status;
+mod steer;
+mod told;
 mod verify;
 
 use std::fmt::Display;
@@ -19,6 +21,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Admin, Config, HostPort};
+use crate::log_filter::LogFilter;
 
 /// The command line or a file that it names can't be used (EX_USAGE of sysexits.h): nothing was started.
 pub const EXIT_USAGE: u8 = 64;
@@ -61,27 +64,45 @@ enum Command {
     Check(check::Check),
     Status(status::Status),
     Verify(verify::Verify),
+    Pause(steer::Pause),
+    Resume(steer::Resume),
+    Throttle(steer::Throttle),
+    Rewind(steer::Rewind),
     Skip(skip::Skip),
     Import(import::ImportFrom),
     Completions(shell::Completions),
     Man(shell::Man),
+    Reload(told::Reload),
+    History(told::History),
+    Events(told::Events),
+    Clients(told::Clients),
+    Log(told::Log),
 }
 
 impl Arguments {
-    /// Does what was asked for. Whoever calls it prints the error and exits with its code.
+    /// Does what was asked for; `log` is what this process logs. Whoever calls it prints the error and exits with its code.
     ///
     /// # Errors
     /// [`Failed`], when the command could not be carried out.
-    pub async fn execute(self) -> Result<ExitCode, Failed> {
+    pub async fn execute(self, log: LogFilter) -> Result<ExitCode, Failed> {
         match self.command {
-            Command::Run(run) => run.execute().await,
+            Command::Run(run) => run.execute(log).await,
             Command::Check(check) => check.execute().await,
             Command::Status(status) => status.execute().await,
             Command::Verify(verify) => verify.execute().await,
+            Command::Pause(pause) => pause.execute().await,
+            Command::Resume(resume) => resume.execute().await,
+            Command::Throttle(throttle) => throttle.execute().await,
+            Command::Rewind(rewind) => rewind.execute().await,
             Command::Skip(skip) => skip.execute().await,
             Command::Import(import) => import.execute(),
             Command::Completions(completions) => Ok(completions.execute()),
             Command::Man(man) => man.execute(),
+            Command::Reload(reload) => reload.execute().await,
+            Command::History(history) => history.execute().await,
+            Command::Events(events) => events.execute().await,
+            Command::Clients(clients) => clients.execute().await,
+            Command::Log(log) => log.execute().await,
         }
     }
 }

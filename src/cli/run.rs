@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::{ConfigFile, EXIT_USAGE, Failed};
-use crate::app::{self, AppError};
+use crate::app::{self, AppError, Start};
+use crate::log_filter::LogFilter;
 
 /// Run the proxy.
 #[derive(Debug, Args)]
@@ -17,13 +18,16 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub async fn execute(self) -> Result<ExitCode, Failed> {
+    pub async fn execute(self, log: LogFilter) -> Result<ExitCode, Failed> {
         let config = self.file.load()?;
         let (stop, shutdown) = watch::channel(false);
         let no_signals = |error| Failed::Tried(format!("signals can't be handled: {error}"));
         let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
-        let app = app::run(config, shutdown);
+        let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
+        // Those that come while one is being taken are one.
+        let (hang_up, hangups) = mpsc::channel(1);
+        let app = app::run(Start { config, file: self.file.config, log, hangups }, shutdown);
         tokio::pin!(app);
         let mut stopping = false;
         loop {
@@ -31,6 +35,10 @@ impl Run {
                 result = &mut app => return Ok(ended(result)),
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                _ = hangup.recv() => {
+                    let _ = hang_up.try_send(());
+                    continue;
+                }
             }
             if stopping {
                 tracing::warn!("told to stop a second time: ending at once");

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::Mutex as SyncMutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -67,7 +68,7 @@ pub struct Cluster {
     name: Arc<str>,
     bootstrap_servers: Vec<String>,
     connect: Arc<dyn Connect>,
-    deadline: Duration,
+    deadline_ms: AtomicU64,
     traffic: Arc<Traffic>,
     metadata: ArcSwap<Metadata>,
     last_refresh: Mutex<Option<Instant>>,
@@ -79,6 +80,10 @@ pub struct Cluster {
 enum Slot {
     Any,
     Node(i32),
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Cluster {
@@ -95,7 +100,7 @@ impl Cluster {
             name: Arc::from(name),
             bootstrap_servers,
             connect,
-            deadline,
+            deadline_ms: AtomicU64::new(millis(deadline)),
             traffic,
             metadata: ArcSwap::default(),
             last_refresh: Mutex::default(),
@@ -106,6 +111,11 @@ impl Cluster {
     /// The cluster's name in the configuration.
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// Another deadline, for connections that are opened from now on and the calls over them.
+    pub fn set_deadline(&self, deadline: Duration) {
+        self.deadline_ms.store(millis(deadline), Ordering::Relaxed);
     }
 
     /// Byte counters of our own connections.
@@ -140,7 +150,8 @@ impl Cluster {
     }
 
     async fn open(&self, address: &str) -> Result<Connection, ClientError> {
-        Connection::open(&*self.connect, self.name.clone(), address, self.traffic.clone(), self.deadline).await
+        let deadline = Duration::from_millis(self.deadline_ms.load(Ordering::Relaxed));
+        Connection::open(&*self.connect, self.name.clone(), address, self.traffic.clone(), deadline).await
     }
 
     /// Opens a new connection to one broker.

@@ -7,7 +7,9 @@
 //! Every error names the file, the line where known, the key, what is wrong, and an example of what is right; the
 //! examples are the lines of the repository's `proxy.toml`, so they can't go out of date.
 
+pub mod changes;
 pub mod error;
+pub mod redact;
 pub mod reference;
 mod rules;
 pub mod types;
@@ -15,11 +17,15 @@ pub mod values;
 
 use std::path::Path;
 
+pub use changes::{Change, How};
 pub use error::{ConfigError, Problem};
+pub use redact::redacted;
 pub use reference::reference;
+pub use rules::RATE_LIMIT_MIN;
 pub use types::is_of_mirror_maker;
 pub use types::{
-    Admin, ClientAuth, Cluster, ClusterTls, Config, Forward, Mirror, OnRegionTopicLost, Proxy, ProxyTls, Region, Start,
+    Admin, ClientAuth, Cluster, ClusterTls, Config, Forward, HISTORY_TOPIC, Mirror, OnRegionTopicLost, Proxy, ProxyTls,
+    Region, Start,
 };
 pub use values::{Advertise, ByteSize, HostPort, Name, PortRange, TopicPattern, TopicTemplate};
 

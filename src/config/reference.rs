@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::Config;
+use super::{Config, changes};
 
 /// The structs as they were written.
 const TYPES: &str = include_str!("types.rs");
@@ -153,7 +153,11 @@ pub fn reference() -> String {
          any port is bound. `diffluent check proxy.toml` also connects to every cluster and says what works.\n\n\
          Sizes are whole numbers with `B`, `KiB`, `MiB` or `GiB`; durations with `ms`, `s`, `min` or `h`; both in \
          quotes. Addresses are `host:port`, an IPv6 address in brackets. The repository's \
-         [proxy.toml](../proxy.toml) shows every key with its default.\n",
+         [proxy.toml](../proxy.toml) shows every key with its default.\n\n\
+         A running proxy takes a changed file with `SIGHUP`, `diffluent reload proxy.toml`, `POST /reload` on the admin port or, with `reload_on_change`, by \
+         itself: whole, or not at all. A file that is wrong, or that changes a key which needs a restart, changes nothing and says why; each key below says how a \
+         change of it takes effect. Regions can be added and taken out. What did not change is not disturbed, and clients stay connected \
+         ([operations.md](operations.md#configuration-without-a-restart)).\n",
     );
     let defaults = defaults();
     for table in &TABLES {
@@ -179,6 +183,9 @@ pub fn reference() -> String {
                 }
                 None if OPTIONAL.contains(&key.as_str()) => page.push_str("Default: none\n"),
                 None => page.push_str("Must be set.\n"),
+            }
+            if let Some(how) = changes::how(&key) {
+                let _ = writeln!(page, "\nA change {}.", how.words());
             }
             if let Some(example) = example(&key) {
                 let _ = write!(page, "\n```toml\n{example}\n```\n");
@@ -306,6 +313,17 @@ mod tests {
         let config: Config = toml::from_str(&all_switched_on()).unwrap();
         let known = flat(&toml::Table::try_from(&config).unwrap());
         assert_eq!(known.into_iter().map(|(key, _)| key).collect::<BTreeSet<_>>(), documented());
+    }
+
+    #[test]
+    fn every_key_says_how_a_change_of_it_takes_effect() {
+        let documented = documented();
+        for key in &documented {
+            assert!(changes::how(key).is_some(), "{key}: say in src/config/changes.rs how a change of it takes effect");
+        }
+        for key in changes::classified() {
+            assert!(is_table(key) || documented.contains(key), "{key} of src/config/changes.rs is no key");
+        }
     }
 
     #[test]

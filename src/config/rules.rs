@@ -13,8 +13,8 @@ const FRAME_LIMIT_MIN: ByteSize = ByteSize::from_mib(1);
 const FRAME_LIMIT_MAX: ByteSize = ByteSize::from_bytes(i32::MAX as u64);
 /// One record batch of the default `message.max.bytes` must fit.
 const WINDOW_MIN: ByteSize = ByteSize::from_mib(1);
-/// Less would not carry the smallest batches of a quiet topic in time.
-const RATE_LIMIT_MIN: ByteSize = ByteSize::from_bytes(64 * 1024);
+/// The least limit of bytes per second: less would not carry the smallest batches of a quiet topic in time.
+pub const RATE_LIMIT_MIN: ByteSize = ByteSize::from_bytes(64 * 1024);
 const CATCH_UP_BUFFER_MIN: ByteSize = ByteSize::from_mib(1);
 /// Shorter intervals would only be load.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);

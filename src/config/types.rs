@@ -12,6 +12,9 @@ use super::values::{
     Advertise, ByteSize, HostPort, Name, PortRange, TopicPattern, TopicTemplate, duration, is_name_char,
 };
 
+/// The topic of the local cluster that keeps who ran with which configuration. It is never mirrored.
+pub const HISTORY_TOPIC: &str = "diffluent.config";
+
 /// proxy.toml.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -201,7 +204,8 @@ pub struct Region {
     /// Some of the region's brokers, to find the others by.
     pub bootstrap_servers: Vec<HostPort>,
     /// Which topics are mirrored to this region: regular expressions, of which one must match the whole name. Internal topics (`__*`)
-    /// never are, nor those in which MirrorMaker 2 keeps its state.
+    /// never are, nor those in which MirrorMaker 2 keeps its state, nor `diffluent.config`. A topic that is left out keeps its progress, and goes on
+    /// there if it comes back.
     #[serde(default = "Region::default_topics")]
     pub topics: Vec<TopicPattern>,
     /// Which of these are not, all the same: regular expressions, of which none may match the whole name.
@@ -211,6 +215,13 @@ pub struct Region {
     /// is produced from now on).
     #[serde(default)]
     pub start: Start,
+    /// `true` holds the region back: its topics are created and its positions kept, but no record is sent until it is resumed. What an operator has said
+    /// of the region through the admin port holds on, unless this key changes.
+    #[serde(default)]
+    pub paused: bool,
+    /// Topics that are held back alone: regular expressions, as in `topics`.
+    #[serde(default)]
+    pub paused_topics: Vec<TopicPattern>,
     /// What is done when a topic is deleted in the region, or has lost all that was mirrored to it: `"stop"` (its streams stall and say so, until it is
     /// restored) or `"recreate"` (it is created again, and all that the local log still holds is sent again).
     #[serde(default)]
@@ -257,11 +268,12 @@ impl Region {
         ByteSize::from_mib(64)
     }
 
-    /// Whether `topic` of the local cluster is mirrored to this region. Internal topics (`__*`) never are, nor are those of MirrorMaker 2, nor those that were
+    /// Whether `topic` of the local cluster is mirrored to this region. Internal topics (`__*`) never are, nor is diffluent's own, nor are those of MirrorMaker 2, nor those that were
     /// renamed on their way from a cluster that this proxy knows.
     pub fn selects(&self, topic: &str) -> bool {
         let any = |patterns: &[TopicPattern]| patterns.iter().any(|pattern| pattern.matches(topic));
-        let never = topic.starts_with("__") || is_of_mirror_maker(topic) || self.was_renamed(topic);
+        let never =
+            topic.starts_with("__") || topic == HISTORY_TOPIC || is_of_mirror_maker(topic) || self.was_renamed(topic);
         !never && any(&self.topics) && !any(&self.exclude_topics)
     }
 
@@ -370,10 +382,21 @@ pub struct Admin {
     pub listen: HostPort,
     /// `true` adds a series for each region and partition to `/metrics`. Prometheus pays for each one: with thousands of partitions, leave it.
     pub partition_metrics: bool,
+    /// `true` takes a change of this file by itself, within seconds. Without it, `SIGHUP`, `diffluent reload` or `POST /reload` does.
+    pub reload_on_change: bool,
+    /// Whether each configuration that comes into effect is kept, without its secrets, in the topic `diffluent.config` of the local cluster, which is created
+    /// where it is missing and may be: `diffluent history` shows who ran with what, when, over restarts and over all proxies of the cluster. `false` keeps
+    /// the last hundred in memory alone.
+    pub history: bool,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: HostPort::new("127.0.0.1", 9644), partition_metrics: false }
+        Self {
+            listen: HostPort::new("127.0.0.1", 9644),
+            partition_metrics: false,
+            reload_on_change: false,
+            history: true,
+        }
     }
 }

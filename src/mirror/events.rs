@@ -2,15 +2,18 @@
 //! a client's path sends here.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::SkipError;
+use super::CommandError;
 use super::link::Answer;
 use super::progress::{Partition, Position};
 use super::reader::Read;
+use super::region::Settings;
 use super::rejoin::Rejoined;
 use super::retrace::Retraced;
+use super::rewind::{RewindTarget, Selected};
 use super::scan::Scanned;
 use super::start::Started;
 use super::stream::Obstacle;
@@ -91,8 +94,26 @@ pub enum Event {
         /// The batch's base offset in the source.
         offset: i64,
         /// What came of it.
-        answer: oneshot::Sender<Result<Obstacle, SkipError>>,
+        answer: oneshot::Sender<Result<Obstacle, CommandError>>,
     },
+    /// Somebody asks where streams stand: those of a topic, and of a partition of it, or all.
+    Select {
+        /// The topic in the local cluster.
+        topic: Option<Arc<str>>,
+        /// A partition of it.
+        partition: Option<i32>,
+        /// The streams.
+        answer: oneshot::Sender<Result<Vec<Selected>, CommandError>>,
+    },
+    /// An operator has streams begin anew at earlier offsets.
+    Rewind {
+        /// Where each begins.
+        targets: Vec<RewindTarget>,
+        /// What came of it, in the same order: why not, where it was not done.
+        answer: oneshot::Sender<Vec<Result<(), String>>>,
+    },
+    /// The settings have changed.
+    Configure(Settings),
     /// Commit what there is and end.
     Stop(oneshot::Sender<()>),
 }

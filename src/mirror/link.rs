@@ -99,7 +99,7 @@ pub async fn run(
     node_id: i32,
     generation: u64,
     queue: mpsc::Receiver<Request>,
-    throttle: Option<Arc<Throttle>>,
+    throttle: Arc<Throttle>,
     ownership: Arc<Ownership>,
     events: mpsc::Sender<Event>,
     room: Arc<Notify>,
@@ -115,7 +115,7 @@ pub async fn run(
                 let unanswered = Mutex::new(VecDeque::new());
                 tokio::select! {
                     biased;
-                    result = write(requests, queue, throttle.as_deref(), &ownership, &unanswered, &room) => result.err(),
+                    result = write(requests, queue, &throttle, &ownership, &unanswered, &room) => result.err(),
                     error = read(answers, node_id, generation, &unanswered, &events) => Some(error),
                 }
             }
@@ -132,7 +132,7 @@ pub async fn run(
 async fn write(
     mut requests: Requests,
     mut queue: mpsc::Receiver<Request>,
-    throttle: Option<&Throttle>,
+    throttle: &Throttle,
     ownership: &Ownership,
     unanswered: &Mutex<VecDeque<Unanswered>>,
     room: &Notify,
@@ -144,7 +144,7 @@ async fn write(
             return Ok(());
         }
         for request in waiting.drain(..) {
-            if let Some(throttle) = throttle {
+            if throttle.limit().is_some() {
                 // What is encoded is waited for: it must not stay behind.
                 requests.write_pieces(&pieces).await?;
                 pieces.clear();

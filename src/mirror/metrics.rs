@@ -199,6 +199,27 @@ impl MirrorMetrics {
         }
     }
 
+    /// A region is gone for good: so are its series.
+    pub fn forget(&self, region: &str) {
+        let label = RegionLabel { region: region.to_string() };
+        for counter in [
+            &self.caught_up,
+            &self.lost,
+            &self.diverged,
+            &self.skipped,
+            &self.resent,
+            &self.renumbered,
+            &self.out_of_row,
+        ] {
+            counter.remove(&label);
+        }
+        self.waiting.remove(&label);
+        let label = ClusterLabel { cluster: region.to_string() };
+        for counter in [&self.received, &self.sent, &self.fetched] {
+            counter.remove(&label);
+        }
+    }
+
     /// The byte counters of our own connections to a cluster.
     pub fn traffic(&self, cluster: &str) -> Arc<Traffic> {
         let label = ClusterLabel { cluster: cluster.to_string() };

@@ -21,276 +21,264 @@ pub mod reader;
 pub mod region;
 pub mod rejoin;
 pub mod retrace;
+pub mod rewind;
+mod running;
 pub mod scan;
 pub mod source;
 pub mod start;
+pub mod steering;
 pub mod stream;
 pub mod throttle;
 pub mod topic_list;
+mod topic_watch;
 pub mod topics;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use arc_swap::ArcSwap;
+use futures_util::future::join_all;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use crate::capture::{Capture, Route, Routes};
-use crate::client::cluster::{Cluster, Metadata};
+use crate::capture::Capture;
+use crate::client::cluster::Cluster;
 use crate::config::{self, Config};
 use crate::journal::Journal;
-use crate::lag::RegionLag;
-use crate::net::Connect;
+use crate::lag::{Hold, RateLimits, RegionLag};
 
 use events::Event;
-use inbox::Inbox;
 use metrics::MirrorMetrics;
-use ownership::Ownership;
-use progress::{Partition, Progress};
-use region::{Parts, Region, Settings};
+use progress::Partition;
+use rewind::{Rewind, Rewound};
+use running::Common;
+pub use running::{Connects, Running};
 use source::Source;
+use steering::Steering;
 use stream::Obstacle;
-use throttle::Throttle;
-use topic_list::{MirroredTopic, mirrored_topics};
+use throttle::Throttling;
+use topic_watch::TopicWatch;
 
-/// How long somebody who asks for the lag waits for a region's task.
-const LAG_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a region that is taken out may take to commit its positions.
+const REGION_STOP_WITHIN: Duration = Duration::from_secs(3);
 
-/// Why a batch was not stepped over. Nothing has changed then.
+/// The regions that run, in the order of the configuration.
+type Regions = ArcSwap<Vec<Arc<Running>>>;
+
+/// Why a command was not carried out. Nothing has changed then.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SkipError {
+pub enum CommandError {
     /// There is no such region or stream.
     #[error("{0}")]
     Unknown(String),
-    /// It is not this batch that stalls the stream now.
+    /// It can't be done as things are now.
     #[error("{0}")]
     Refused(String),
     /// Another proxy mirrors this stream.
     #[error("{0}")]
     Elsewhere(String),
     /// The region's task does not answer.
-    #[error("the region's task does not answer; the log says whether the batch was stepped over")]
+    #[error("the region's task does not answer; the log says whether it was done")]
     Silent,
 }
 
 /// The running mirror. Dropping it ends it at once; [`Mirror::stop`] ends it in order.
-#[derive(Debug)]
 pub struct Mirror {
-    regions: Vec<(String, mpsc::Sender<Event>)>,
-    clusters: Vec<Arc<Cluster>>,
+    common: Common,
+    regions: Arc<Regions>,
+    /// Something of the regions or of what they select has changed.
+    changed: Arc<Notify>,
+    settings: watch::Sender<config::Mirror>,
     tasks: tokio::sync::Mutex<JoinSet<()>>,
+}
+
+impl std::fmt::Debug for Mirror {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mirror").field("regions", &self.regions).finish_non_exhaustive()
+    }
 }
 
 impl Mirror {
     /// Starts mirroring what `config` says. `connect` gives the way to a region's brokers. `local` must have been refreshed once.
     pub fn start(
         config: &Config,
-        connect: &dyn Fn(&config::Region) -> Arc<dyn Connect>,
+        connect: Box<Connects>,
         local: Arc<Cluster>,
         capture: Arc<Capture>,
         metrics: &MirrorMetrics,
         journal: &Arc<Journal>,
     ) -> Self {
-        let mut clusters = Vec::new();
+        let source = Source::new(local.clone(), capture.clone());
+        let common = Common {
+            local: local.clone(),
+            capture: capture.clone(),
+            source: source.clone(),
+            metrics: metrics.clone(),
+            journal: journal.clone(),
+            connect,
+        };
         let mut tasks = JoinSet::new();
-        let mut regions = Vec::new();
-        let mut watched = Vec::new();
-        let source = Source::new(local.clone(), capture.clone(), config.region.len());
-        let share = |whole: usize| whole / config.region.len().max(1);
-        for (index, region) in config.region.iter().enumerate() {
-            let name = region.name.as_str();
-            let servers = region.bootstrap_servers.iter().map(ToString::to_string).collect();
-            let inbox: Arc<Inbox> = Arc::default();
-            let (topics, topics_seen) = watch::channel(Arc::new(Vec::new()));
-            let cluster =
-                Cluster::new(name, servers, connect(region), config.proxy.dial_timeout, metrics.traffic(name));
-            clusters.push(cluster.clone());
-            let progress = Arc::new(Progress::new(local.clone(), name));
-            let ownership = Ownership::new(Arc::from(config.proxy.instance()));
-            tasks.spawn(ownership::run::run(ownership::run::Parts {
-                region: region.clone(),
-                origin: config.proxy.name.to_string(),
-                session: config.mirror.session_timeout,
-                local: local.clone(),
-                progress: progress.clone(),
-                topics: topics_seen.clone(),
-                metrics: metrics.region(name),
-                ownership: ownership.clone(),
-            }));
-            let (task, events) = Region::new(Parts {
-                settings: Settings {
-                    index,
-                    name: Arc::from(name),
-                    start: region.start,
-                    on_region_topic_lost: region.on_region_topic_lost,
-                    forward: region.forward,
-                    window_bytes: region.window.as_usize(),
-                    capture_share_bytes: share(config.mirror.buffer.as_usize()),
-                    catch_up_share_bytes: share(config.mirror.catch_up_buffer.as_usize()),
-                    progress_interval: config.mirror.progress_interval,
-                    metadata_interval: config.mirror.metadata_interval,
-                },
-                local: local.clone(),
-                cluster,
-                progress,
-                ownership,
-                source: source.clone(),
-                inbox: inbox.clone(),
-                capture: capture.clone(),
-                topics: topics_seen,
-                throttle: region.rate_limit.map(|limit| Arc::new(Throttle::new(limit.as_usize()))),
-                catch_up_throttle: region.catch_up_rate_limit.map(|limit| Arc::new(Throttle::new(limit.as_usize()))),
-                metrics: metrics.region(name),
-                journal: journal.clone(),
-            });
-            tasks.spawn(task.run());
-            regions.push((name.to_string(), events));
-            watched.push(Watched { config: region.clone(), topics, inbox });
-        }
+        let running = config
+            .region
+            .iter()
+            .map(|region| Arc::new(Running::start(&common, config, region, Steering::new(region), &mut tasks)));
+        let regions: Arc<Regions> = Arc::new(ArcSwap::from_pointee(running.collect()));
+        let (settings, settings_seen) = watch::channel(config.mirror.clone());
         let (partitions, partitions_seen) = watch::channel(Arc::new(Vec::new()));
-        tasks.spawn(source.run(partitions_seen, config.mirror.log_end_interval));
-        let topics = Topics {
+        tasks.spawn(source.run(partitions_seen, settings_seen.clone()));
+        let changed: Arc<Notify> = Arc::default();
+        let topics = TopicWatch {
             origin: config.proxy.name.as_str().to_string(),
             local,
             capture,
-            regions: watched,
+            regions: regions.clone(),
+            changed: changed.clone(),
             partitions,
-            interval: config.mirror.metadata_interval,
+            settings: settings_seen,
         };
         tasks.spawn(topics.run());
-        Self { regions, clusters, tasks: tokio::sync::Mutex::new(tasks) }
+        Self { common, regions, changed, settings, tasks: tokio::sync::Mutex::new(tasks) }
+    }
+
+    /// Mirrors what `config` says from now on. Regions that are not in it any more are ended in order, new ones are started, those named in `reconnect`
+    /// are ended and started again, at their positions; all others go on. Call it once at a time.
+    pub async fn configure(&self, config: &Config, reconnect: &BTreeSet<String>) {
+        let before = self.regions.load_full();
+        self.settings.send_replace(config.mirror.clone());
+        let stays = |running: &Running| {
+            !reconnect.contains(&**running.name())
+                && config.region.iter().any(|region| region.name.as_str() == &**running.name())
+        };
+        let (staying, leaving): (Vec<_>, Vec<_>) = before.iter().cloned().partition(|running| stays(running));
+        if !leaving.is_empty() {
+            // Nothing is captured for them from here on.
+            self.regions.store(Arc::new(staying.clone()));
+            self.changed.notify_one();
+            join_all(leaving.iter().map(|running| running.stop(&self.common.source, REGION_STOP_WITHIN))).await;
+        }
+        let mut now = Vec::with_capacity(config.region.len());
+        let mut tasks = self.tasks.lock().await;
+        while tasks.try_join_next().is_some() {}
+        for region in &config.region {
+            let name = region.name.as_str();
+            if let Some(running) = staying.iter().find(|running| &**running.name() == name) {
+                running.configure(region, config).await;
+                now.push(running.clone());
+                continue;
+            }
+            let known = leaving.iter().find(|running| &**running.name() == name);
+            let mut steering = known.map_or_else(|| Steering::new(region), |known| known.steering.borrow().clone());
+            steering.configure(region);
+            now.push(Arc::new(Running::start(&self.common, config, region, steering, &mut tasks)));
+        }
+        drop(tasks);
+        for gone in leaving.iter().filter(|gone| !now.iter().any(|running| running.name() == gone.name())) {
+            self.common.metrics.forget(gone.name());
+        }
+        self.regions.store(Arc::new(now));
+        self.changed.notify_one();
+        // What waits for an interval that was too long waits no longer.
+        self.common.source.ask_soon();
     }
 
     /// How far behind each region is now. A region whose task does not answer within two seconds is left out.
     pub async fn lag(&self) -> Vec<RegionLag> {
         let mut answers = Vec::new();
-        for (name, events) in &self.regions {
-            let (answer, lag) = oneshot::channel();
-            let asked = tokio::time::timeout(LAG_DEADLINE, async {
-                events.send(Event::Lag(answer)).await.ok()?;
-                lag.await.ok()
-            });
-            match asked.await {
-                Ok(Some(lag)) => answers.push(lag),
-                _ => tracing::error!(region = %name, "the region's task does not answer"),
+        for region in self.regions.load_full().iter() {
+            match region.ask(Event::Lag).await {
+                Ok(lag) => answers.push(lag),
+                Err(_) => tracing::error!(region = %region.name(), "the region's task does not answer"),
             }
         }
         answers
     }
 
-    /// The regions' clusters, for what their metadata says.
-    pub fn clusters(&self) -> &[Arc<Cluster>] {
-        &self.clusters
+    /// The regions that run, in the order of the configuration.
+    pub fn regions(&self) -> Arc<Vec<Arc<Running>>> {
+        self.regions.load_full()
+    }
+
+    fn region(&self, name: &str) -> Result<Arc<Running>, CommandError> {
+        let regions = self.regions.load_full();
+        regions.iter().find(|region| &**region.name() == name).cloned().ok_or_else(|| {
+            let known: Vec<&str> = regions.iter().map(|region| &**region.name()).collect();
+            CommandError::Unknown(format!("there is no region {name:?}; known regions: {}", known.join(", ")))
+        })
+    }
+
+    /// A region, and a topic that is mirrored there, if one is named.
+    fn place(&self, region: &str, topic: Option<&str>) -> Result<Arc<Running>, CommandError> {
+        let region = self.region(region)?;
+        if let Some(topic) = topic
+            && !region.topics.borrow().iter().any(|known| &*known.name == topic)
+        {
+            return Err(CommandError::Unknown(format!(
+                "topic {topic:?} is not mirrored to region {:?}; GET /regions/{}/topics lists what is",
+                region.name(),
+                region.name()
+            )));
+        }
+        Ok(region)
+    }
+
+    /// Holds back a region, or one topic on its way there: positions stay, nothing is sent, nothing is lost.
+    ///
+    /// # Errors
+    /// [`CommandError::Unknown`].
+    pub fn pause(&self, region: &str, topic: Option<&str>, hold: Hold) -> Result<(), CommandError> {
+        let running = self.place(region, topic)?;
+        running.steering.send_modify(|steering| steering.pause(topic, hold));
+        Ok(())
+    }
+
+    /// Lets a region, or one topic, go on; a region's limits are again those of the configuration.
+    ///
+    /// # Errors
+    /// [`CommandError::Unknown`]; [`CommandError::Refused`] for a topic whose whole region is paused.
+    pub fn resume(&self, region: &str, topic: Option<&str>) -> Result<(), CommandError> {
+        let running = self.place(region, topic)?;
+        if topic.is_some() && running.steering.borrow().region().is_some() {
+            return Err(CommandError::Refused(format!("the whole region {region:?} is paused: resume that")));
+        }
+        running.steering.send_modify(|steering| steering.resume(topic));
+        if topic.is_none() {
+            running.throttles.restore();
+        }
+        Ok(())
+    }
+
+    /// Sets other limits than the configured ones, until the region is resumed or the configuration is read again. The limits that hold now.
+    ///
+    /// # Errors
+    /// [`CommandError::Unknown`].
+    pub fn throttle(&self, region: &str, limits: Throttling, hold: Hold) -> Result<RateLimits, CommandError> {
+        let running = self.region(region)?;
+        running.throttles.throttle(limits, hold);
+        Ok(running.throttles.limits())
+    }
+
+    /// Has streams of a region begin anew at an earlier offset: what the region has from there on it then has twice.
+    ///
+    /// # Errors
+    /// [`CommandError`]; [`CommandError::Refused`] when not one of the streams can be rewound.
+    pub async fn rewind(&self, region: &str, what: &Rewind) -> Result<Rewound, CommandError> {
+        rewind::rewind(&self.common.local, &*self.region(region)?, what).await
     }
 
     /// Steps over the batch at source offset `offset` of `partition`, which stalls its stream to `region`. The region never gets that batch; a new
     /// incarnation of the stream begins behind it.
     ///
     /// # Errors
-    /// [`SkipError`], unless exactly this batch stalls the stream now.
-    pub async fn skip(&self, region: &str, partition: Partition, offset: i64) -> Result<Obstacle, SkipError> {
-        let Some((_, events)) = self.regions.iter().find(|(name, _)| name == region) else {
-            let known: Vec<&str> = self.regions.iter().map(|(name, _)| name.as_str()).collect();
-            return Err(SkipError::Unknown(format!(
-                "there is no region {region:?}; known regions: {}",
-                known.join(", ")
-            )));
-        };
-        let (answer, skipped) = oneshot::channel();
-        let asked = tokio::time::timeout(LAG_DEADLINE, async {
-            events.send(Event::Skip { partition, offset, answer }).await.ok()?;
-            skipped.await.ok()
-        });
-        asked.await.ok().flatten().unwrap_or(Err(SkipError::Silent))
+    /// [`CommandError`], unless exactly this batch stalls the stream now.
+    pub async fn skip(&self, region: &str, partition: Partition, offset: i64) -> Result<Obstacle, CommandError> {
+        self.region(region)?.ask(|answer| Event::Skip { partition, offset, answer }).await?
     }
 
     /// Commits every position and ends. Takes at most `deadline`.
     pub async fn stop(&self, deadline: Duration) {
-        let stopping = async {
-            let mut waiting = Vec::new();
-            for (_, events) in &self.regions {
-                let (done, stopped) = oneshot::channel();
-                if events.send(Event::Stop(done)).await.is_ok() {
-                    waiting.push(stopped);
-                }
-            }
-            for stopped in waiting {
-                // A task that ended without a word has nothing more to commit.
-                let _ = stopped.await;
-            }
-        };
-        if tokio::time::timeout(deadline, stopping).await.is_err() {
-            tracing::warn!(
-                "some positions were not committed in time; they are found in the regions at the next start"
-            );
-        }
+        let regions = self.regions.load_full();
+        join_all(regions.iter().map(|region| region.stop(&self.common.source, deadline))).await;
         self.tasks.lock().await.shutdown().await;
-    }
-}
-
-/// Keeps regions, sessions and the source told which topics there are.
-struct Topics {
-    origin: String,
-    local: Arc<Cluster>,
-    capture: Arc<Capture>,
-    regions: Vec<Watched>,
-    partitions: watch::Sender<Arc<Vec<Partition>>>,
-    interval: Duration,
-}
-
-struct Watched {
-    config: crate::config::Region,
-    topics: watch::Sender<Arc<Vec<MirroredTopic>>>,
-    inbox: Arc<Inbox>,
-}
-
-impl Topics {
-    async fn run(self) {
-        loop {
-            self.tell(&self.local.metadata());
-            tokio::select! {
-                biased;
-                () = tokio::time::sleep(self.interval) => {}
-                () = self.capture.unknown_topic() => {}
-            }
-            if let Err(error) = self.local.refresh().await {
-                tracing::debug!(%error, "the local cluster could not be asked for its topics; trying again");
-            }
-        }
-    }
-
-    fn tell(&self, metadata: &Metadata) {
-        let mut routes: HashMap<Arc<str>, Route> = metadata
-            .topics
-            .iter()
-            .map(|(name, topic)| (name.clone(), Route { topic: name.clone(), id: topic.id, inboxes: Vec::new() }))
-            .collect();
-        let mut partitions: BTreeSet<Partition> = BTreeSet::new();
-        for region in &self.regions {
-            let topics = mirrored_topics(metadata, &region.config, &self.origin);
-            for topic in &topics {
-                partitions.extend((0..topic.partitions).map(|partition| (topic.name.clone(), partition)));
-                if let Some(route) = routes.get_mut(&topic.name) {
-                    route.inboxes.push(region.inbox.clone());
-                }
-            }
-            region.topics.send_if_modified(|known| {
-                let changed = **known != topics;
-                if changed {
-                    *known = Arc::new(topics);
-                }
-                changed
-            });
-        }
-        self.capture.set_routes(Routes::new(routes.into_values()));
-        let partitions: Vec<Partition> = partitions.into_iter().collect();
-        self.partitions.send_if_modified(|known| {
-            let changed = **known != partitions;
-            if changed {
-                *known = Arc::new(partitions);
-            }
-            changed
-        });
     }
 }

@@ -3,7 +3,7 @@
 //! Lag is measured against them, records that bypassed the proxy are found by them, and they tell who leads a partition since which
 //! epoch: a captured batch counts only if its connection was open before the leader last said so.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use super::stream::SourceView;
 use crate::capture::Capture;
 use crate::client::cluster::Cluster;
 use crate::client::error_code;
+use crate::config;
 
 /// Two rounds are at least this far apart, however many ask.
 const SPACING: Duration = Duration::from_millis(20);
@@ -26,8 +27,6 @@ pub struct Source {
     capture: Arc<Capture>,
     views: Mutex<Views>,
     soon: Notify,
-    /// One for each region: woken in their order, so that a simulation replays.
-    spoken: Vec<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -35,24 +34,43 @@ struct Views {
     by_partition: HashMap<Partition, SourceView>,
     /// Per local broker: connections with a smaller number were open when it last spoke for its partitions.
     verified: HashMap<i32, u64>,
-    /// Changes since a region last looked, by region.
-    changes: Vec<BTreeSet<Partition>>,
+    /// The regions, by the number under which they listen: woken in their order, so that a simulation replays.
+    listeners: BTreeMap<u64, Listener>,
+    next_listener: u64,
+}
+
+/// A region that hears of the log's ends.
+#[derive(Debug, Default)]
+struct Listener {
+    /// Leaders have spoken since it last waited.
+    spoken: Arc<Notify>,
+    /// What has changed since it last looked.
+    changes: BTreeSet<Partition>,
 }
 
 impl Source {
-    /// Nothing is known yet. `regions` is how many will look.
-    pub fn new(local: Arc<Cluster>, capture: Arc<Capture>, regions: usize) -> Arc<Self> {
-        let views = Views { changes: vec![BTreeSet::new(); regions], ..Views::default() };
-        let spoken = (0..regions).map(|_| Notify::new()).collect();
-        Arc::new(Self { local, capture, views: Mutex::new(views), soon: Notify::new(), spoken })
+    /// Nothing is known yet, and nobody listens.
+    pub fn new(local: Arc<Cluster>, capture: Arc<Capture>) -> Arc<Self> {
+        Arc::new(Self { local, capture, views: Mutex::default(), soon: Notify::new() })
     }
 
-    /// Waits until leaders have spoken since this region last waited. Cancellation safe.
-    pub async fn spoken(&self, region: usize) {
-        match self.spoken.get(region) {
-            Some(spoken) => spoken.notified().await,
-            None => std::future::pending().await,
-        }
+    /// The number under which a new region listens, until it [`Source::leave`]s.
+    pub fn join(&self) -> u64 {
+        let mut views = self.lock();
+        let number = views.next_listener;
+        views.next_listener += 1;
+        views.listeners.insert(number, Listener::default());
+        number
+    }
+
+    /// A region listens no more.
+    pub fn leave(&self, region: u64) {
+        self.lock().listeners.remove(&region);
+    }
+
+    /// Notified whenever leaders have spoken. One who has left is never notified.
+    pub fn ear(&self, region: u64) -> Arc<Notify> {
+        self.lock().listeners.get(&region).map(|listener| listener.spoken.clone()).unwrap_or_default()
     }
 
     /// Asks for a round soon: a new connection's captures wait to be verified, or a partition is new.
@@ -71,9 +89,10 @@ impl Source {
     }
 
     /// What has changed since the region last asked.
-    pub fn changes(&self, region: usize) -> Vec<(Partition, SourceView)> {
+    pub fn changes(&self, region: u64) -> Vec<(Partition, SourceView)> {
         let mut views = self.lock();
-        let changed = views.changes.get_mut(region).map(std::mem::take).unwrap_or_default();
+        let changed = views.listeners.get_mut(&region).map(|listener| std::mem::take(&mut listener.changes));
+        let changed = changed.unwrap_or_default();
         changed
             .into_iter()
             .filter_map(|partition| {
@@ -83,13 +102,23 @@ impl Source {
             .collect()
     }
 
-    /// Asks on until dropped. `partitions` are those to ask for.
-    pub async fn run(self: Arc<Self>, mut partitions: watch::Receiver<Arc<Vec<Partition>>>, interval: Duration) {
+    /// Asks on until dropped. `partitions` are those to ask for, every `log_end_interval` of `settings`.
+    pub async fn run(
+        self: Arc<Self>,
+        mut partitions: watch::Receiver<Arc<Vec<Partition>>>,
+        settings: watch::Receiver<config::Mirror>,
+    ) {
+        let mut wanted = Arc::default();
         loop {
-            let wanted = partitions.borrow_and_update().clone();
+            let now = partitions.borrow_and_update().clone();
+            if !Arc::ptr_eq(&now, &wanted) {
+                wanted = now;
+                self.forget_all_but(&wanted);
+            }
             self.round(&wanted).await;
-            self.spoken.iter().for_each(Notify::notify_one);
+            self.lock().listeners.values().for_each(|listener| listener.spoken.notify_one());
             tokio::time::sleep(SPACING).await;
+            let interval = settings.borrow().log_end_interval;
             tokio::select! {
                 biased;
                 () = tokio::time::sleep(interval) => {}
@@ -97,6 +126,12 @@ impl Source {
                 changed = partitions.changed() => if changed.is_err() { return },
             }
         }
+    }
+
+    /// What is asked for no longer is known no longer: should it be wanted again, an old word about its leader would count as a new one.
+    fn forget_all_but(&self, wanted: &[Partition]) {
+        let wanted: HashSet<&Partition> = wanted.iter().collect();
+        self.lock().by_partition.retain(|partition, _| wanted.contains(partition));
     }
 
     async fn round(&self, wanted: &[Partition]) {
@@ -137,7 +172,7 @@ impl Source {
     ) -> bool {
         let mut moved = false;
         let mut guard = self.lock();
-        let Views { by_partition, verified, changes } = &mut *guard;
+        let Views { by_partition, verified, listeners, .. } = &mut *guard;
         for (partition, answer) in offsets {
             let before = by_partition.get(&partition).copied();
             let view = match answer {
@@ -156,8 +191,8 @@ impl Source {
                 }
             };
             if before != Some(view) {
-                for region in changes.iter_mut() {
-                    region.insert(partition.clone());
+                for listener in listeners.values_mut() {
+                    listener.changes.insert(partition.clone());
                 }
                 by_partition.insert(partition, view);
             }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -15,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, error, info, warn};
 
 use super::brokers::{Advertise, Brokers};
+use super::clients::ClientView;
 use super::complaints::Complaints;
 use super::error::SessionError;
 use super::handshake::Handshakes;
@@ -27,9 +29,6 @@ use crate::capture::Capture;
 use crate::net::tls::ServerTls;
 use crate::net::{Bound, DialError, Dialer, Listener, Stream, listen};
 use crate::wire::frame::BadInput;
-
-/// On shutdown, sessions have this long to get the answers that are under way, unless [`Front::drain_within`] says otherwise.
-const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
 /// When the system has no room for another connection (file descriptors, memory), accepting pauses for this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -46,14 +45,23 @@ pub struct FrontConfig {
     pub advertise: Advertise,
     /// What clients speak; `None`: plaintext.
     pub tls: Option<Arc<ServerTls>>,
-    /// The longest request frame taken, in bytes.
-    pub frame_bytes_max: usize,
     /// `host:port` of brokers of the local cluster to begin with.
     pub bootstrap_servers: Vec<String>,
     /// How the local cluster's brokers are dialed.
     pub dialer: Dialer,
+    /// What may be changed while clients are served.
+    pub settings: FrontSettings,
+}
+
+/// What may be changed while clients are served ([`Controls::configure`]). No connection that is there ends because of a change.
+#[derive(Clone, Debug)]
+pub struct FrontSettings {
+    /// The longest request frame taken, in bytes; of a new connection.
+    pub frame_bytes_max: usize,
     /// How long a connection to a local broker may take to come about, all of its addresses together.
     pub dial_timeout: Duration,
+    /// How long a shutdown waits for the answers that are under way.
+    pub drain_within: Duration,
     /// What clients may take.
     pub limits: Limits,
 }
@@ -89,7 +97,6 @@ pub enum FrontError {
 #[derive(Debug)]
 pub struct Front {
     bootstrap: Bound,
-    drain_within: Duration,
     context: Arc<Context>,
 }
 
@@ -99,12 +106,41 @@ struct Context {
     handshakes: Option<Handshakes>,
     bootstrap_servers: Vec<(String, u16)>,
     dialer: Dialer,
-    dial_timeout: Duration,
     complaints: Complaints,
+    times: ArcSwap<Times>,
+    limits: Arc<ArcSwap<Limits>>,
     rotation: AtomicUsize,
-    in_flight_max: usize,
     admission: Arc<Admission>,
     watch: Watch,
+}
+
+/// How long the front waits.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    dial: Duration,
+    drain: Duration,
+}
+
+/// What can be changed of a [`Front`] that serves.
+#[derive(Clone, Debug)]
+pub struct Controls {
+    context: Arc<Context>,
+}
+
+impl Controls {
+    /// Other settings from now on. Connections that are there stay, also where there are now more than may be.
+    pub fn configure(&self, settings: FrontSettings) {
+        let FrontSettings { frame_bytes_max, dial_timeout, drain_within, limits } = settings;
+        self.context.shared.set_frame_bytes_max(frame_bytes_max);
+        self.context.times.store(Arc::new(Times { dial: dial_timeout, drain: drain_within }));
+        self.context.shared.metrics.set_connections_limit(limits.connections);
+        self.context.limits.store(Arc::new(limits));
+    }
+
+    /// Who the clients are, those that produce most first.
+    pub fn clients(&self) -> Vec<ClientView> {
+        self.context.watch.clients()
+    }
 }
 
 /// Who a port stands for.
@@ -139,35 +175,33 @@ impl Front {
         }
         let bootstrap = Bound::bind(listen).map_err(|source| FrontError::Bind { address: listen, source })?;
         brokers.set_bootstrap_port(bootstrap.address().port());
-        metrics.set_connections_limit(config.limits.connections);
-        let admission = Admission::new(&config.limits, Arc::clone(&metrics));
+        let FrontSettings { frame_bytes_max, dial_timeout, drain_within, limits } = config.settings;
+        metrics.set_connections_limit(limits.connections);
         let handshakes = config.tls.map(|tls| Handshakes {
             tls,
-            within: config.limits.handshake_within,
+            within: limits.handshake_within,
             brokers: Arc::clone(&brokers),
             metrics: Arc::clone(&metrics),
         });
-        let shared = Shared::new(brokers, capture, metrics, config.frame_bytes_max);
+        let limits = Arc::new(ArcSwap::from_pointee(limits));
         let context = Context {
-            shared,
+            admission: Admission::new(Arc::clone(&limits), Arc::clone(&metrics)),
+            watch: Watch::new(Arc::clone(&limits)),
+            shared: Shared::new(brokers, capture, metrics, frame_bytes_max),
             handshakes,
             bootstrap_servers,
             dialer: config.dialer,
-            dial_timeout: config.dial_timeout,
             complaints: Complaints::new(TOLD_EVERY),
+            times: ArcSwap::from_pointee(Times { dial: dial_timeout, drain: drain_within }),
+            limits,
             rotation: AtomicUsize::new(0),
-            in_flight_max: config.limits.in_flight,
-            admission,
-            watch: Watch::new(&config.limits),
         };
-        Ok(Self { bootstrap, drain_within: DRAIN_WITHIN, context: Arc::new(context) })
+        Ok(Self { bootstrap, context: Arc::new(context) })
     }
 
-    /// How long a shutdown waits for the answers that are under way; five seconds when not set.
-    #[must_use]
-    pub fn drain_within(mut self, time: Duration) -> Self {
-        self.drain_within = time;
-        self
+    /// What can be changed while it serves.
+    pub fn controls(&self) -> Controls {
+        Controls { context: Arc::clone(&self.context) }
     }
 
     /// The bootstrap port.
@@ -181,17 +215,17 @@ impl Front {
     }
 
     /// Serves clients until `shutdown` is true (or its sender is gone), then lets sessions finish what is under way, and returns when all have ended,
-    /// after the time that [`Front::drain_within`] sets at most.
+    /// after [`FrontSettings::drain_within`] at most.
     ///
     /// # Errors
     /// Only at the start, when the runtime can't watch the ports.
     pub async fn serve(self, shutdown: watch::Receiver<bool>) -> Result<(), FrontError> {
-        let Self { bootstrap, drain_within, context } = self;
+        let Self { bootstrap, context } = self;
         let brokers = Arc::clone(&context.shared.brokers);
         let mut ports = JoinSet::new();
         let start = |ports: &mut JoinSet<()>, bound: Bound, target: Target| {
             let listener = bound.listen()?;
-            ports.spawn(accept(Arc::clone(&context), listener, target, drain_within, shutdown.clone()));
+            ports.spawn(accept(Arc::clone(&context), listener, target, shutdown.clone()));
             Ok::<_, io::Error>(())
         };
         for (node_id, bound) in brokers.take_bound() {
@@ -239,13 +273,7 @@ fn host_and_port(address: &str) -> Option<(String, u16)> {
 }
 
 /// Accepts on one port, owns its sessions, and returns when all have ended.
-async fn accept(
-    context: Arc<Context>,
-    listener: Listener,
-    target: Target,
-    drain_within: Duration,
-    shutdown: watch::Receiver<bool>,
-) {
+async fn accept(context: Arc<Context>, listener: Listener, target: Target, shutdown: watch::Receiver<bool>) {
     let mut stop = shutdown.clone();
     let mut sessions = JoinSet::new();
     let mut refused = false;
@@ -258,7 +286,7 @@ async fn accept(
                     refused = false;
                     let Some(admitted) = context.admission.admit(peer.ip()) else { continue };
                     let (number, activity) = context.watch.begin();
-                    let in_flight = Arc::new(InFlight::new(context.in_flight_max, activity));
+                    let in_flight = Arc::new(InFlight::new(context.limits.load().in_flight, activity));
                     let counted = Counted::new(Arc::clone(&context), number, Arc::clone(&in_flight), admitted);
                     let session = sessions.spawn(serve(counted, stream, peer, target, shutdown.clone()));
                     context.watch.add(number, peer, in_flight, session);
@@ -275,7 +303,7 @@ async fn accept(
         }
     }
     drop(listener);
-    let deadline = Instant::now() + drain_within;
+    let deadline = Instant::now() + context.times.load().drain;
     while let Ok(Some(ended)) = timeout_at(deadline, sessions.join_next()).await {
         log_panic(ended);
     }
@@ -371,10 +399,11 @@ impl Context {
     /// Connects to the broker that a port stands for; for the bootstrap port to any that answers, beginning with another one each time.
     async fn dial(&self, target: Target) -> Result<(Stream, i32), DialError> {
         let brokers = &self.shared.brokers;
+        let within = self.times.load().dial;
         if let Target::Node(node_id) = target
             && let Some(route) = brokers.route(node_id)
         {
-            let stream = self.dialer.dial(&route.host, route.port, self.dial_timeout).await?;
+            let stream = self.dialer.dial(&route.host, route.port, within).await?;
             return Ok((stream, node_id));
         }
         let mut candidates = self.bootstrap_servers.clone();
@@ -388,7 +417,7 @@ impl Context {
         }
         let mut last = None;
         for (host, port) in candidates {
-            match self.dialer.dial(&host, port, self.dial_timeout).await {
+            match self.dialer.dial(&host, port, within).await {
                 Ok(stream) => return Ok((stream, brokers.node_at(&host, port).unwrap_or(-1))),
                 Err(error) => last = Some(error),
             }

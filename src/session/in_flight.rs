@@ -9,6 +9,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::clients::ClientFacts;
 use super::limits::Limit;
 use super::watch::Activity;
 use crate::capture::{Segments, TopicRef};
@@ -50,6 +51,8 @@ pub(super) struct InFlight {
     draining: AtomicBool,
     /// When bytes moved, for the limits of time.
     pub activity: Activity,
+    /// Who the client is, and how much it moves.
+    pub client: ClientFacts,
     over: OnceLock<Limit>,
 }
 
@@ -63,6 +66,7 @@ impl InFlight {
             drain_asked: Notify::new(),
             draining: AtomicBool::new(false),
             activity,
+            client: ClientFacts::default(),
             over: OnceLock::new(),
         }
     }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tracing::warn;
 
 use super::complaints::Complaints;
@@ -31,7 +32,7 @@ pub struct Limits {
     pub first_byte_within: Duration,
     /// How long a connection may be silent in both directions, with no request that waits for its answer.
     pub idle: Duration,
-    /// Requests of one connection that wait for their answers; over it, the client is not read.
+    /// Requests of one connection that wait for their answers; over it, the client is not read. A change holds for new connections.
     pub in_flight: usize,
 }
 
@@ -84,11 +85,9 @@ impl Limit {
 /// Counts the open connections of all ports.
 #[derive(Debug)]
 pub(super) struct Admission {
-    connections_max: usize,
-    per_address_max: Option<usize>,
+    limits: Arc<ArcSwap<Limits>>,
     metrics: Arc<SessionMetrics>,
     open: AtomicUsize,
-    /// Kept only where there is a limit for addresses.
     by_address: Mutex<HashMap<IpAddr, usize>>,
     complaints: Complaints,
 }
@@ -101,10 +100,10 @@ pub(super) struct Admitted {
 }
 
 impl Admission {
-    pub fn new(limits: &Limits, metrics: Arc<SessionMetrics>) -> Arc<Self> {
+    /// The limits are looked at for each connection: they may be changed at any time, which ends no connection.
+    pub fn new(limits: Arc<ArcSwap<Limits>>, metrics: Arc<SessionMetrics>) -> Arc<Self> {
         Arc::new(Self {
-            connections_max: limits.connections,
-            per_address_max: limits.connections_per_address,
+            limits,
             metrics,
             open: AtomicUsize::new(0),
             by_address: Mutex::default(),
@@ -122,16 +121,16 @@ impl Admission {
         let open = self.open.fetch_add(1, Ordering::Relaxed);
         // Gives the place back where there is none.
         let admitted = Admitted { admission: Arc::clone(self), address };
-        let mut of_address = 0;
-        if self.per_address_max.is_some() {
+        let of_address = {
             let mut by_address = self.by_address();
             let count = by_address.entry(address).or_default();
-            of_address = *count;
             *count += 1;
-        }
-        let refused = if open >= self.connections_max {
+            *count - 1
+        };
+        let limits = self.limits.load();
+        let refused = if open >= limits.connections {
             Limit::Connections
-        } else if self.per_address_max.is_some_and(|max| of_address >= max) {
+        } else if limits.connections_per_address.is_some_and(|max| of_address >= max) {
             Limit::ConnectionsPerAddress
         } else {
             return Some(admitted);
@@ -156,13 +155,11 @@ impl Admission {
 impl Drop for Admitted {
     fn drop(&mut self) {
         self.admission.open.fetch_sub(1, Ordering::Relaxed);
-        if self.admission.per_address_max.is_some() {
-            let mut by_address = self.admission.by_address();
-            if let Some(count) = by_address.get_mut(&self.address) {
-                *count -= 1;
-                if *count == 0 {
-                    by_address.remove(&self.address);
-                }
+        let mut by_address = self.admission.by_address();
+        if let Some(count) = by_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&self.address);
             }
         }
     }
@@ -175,7 +172,7 @@ mod tests {
     fn admission(connections: usize, per_address: Option<usize>) -> (Arc<Admission>, Arc<SessionMetrics>) {
         let metrics = Arc::new(SessionMetrics::default());
         let limits = Limits { connections, connections_per_address: per_address, ..Limits::default() };
-        (Admission::new(&limits, Arc::clone(&metrics)), metrics)
+        (Admission::new(Arc::new(ArcSwap::from_pointee(limits)), Arc::clone(&metrics)), metrics)
     }
 
     #[test]
@@ -188,6 +185,24 @@ mod tests {
         drop(first);
         assert!(admission.admit(c).is_some());
         assert_eq!(metrics.limit_hits(Limit::ConnectionsPerAddress), 0);
+    }
+
+    #[test]
+    fn a_changed_limit_holds_for_the_next_connection_and_counts_those_that_are_there() {
+        let (admission, _) = admission(10, None);
+        let a = [10, 0, 0, 1].into();
+        let _open = [admission.admit(a).unwrap(), admission.admit(a).unwrap()];
+        let limits = |connections, per_address| {
+            let limits = Limits { connections, connections_per_address: per_address, ..Limits::default() };
+            admission.limits.store(Arc::new(limits));
+        };
+        limits(10, Some(2));
+        assert!(admission.admit(a).is_none());
+        assert!(admission.admit([10, 0, 0, 2].into()).is_some());
+        limits(1, None);
+        assert!(admission.admit([10, 0, 0, 2].into()).is_none());
+        limits(3, None);
+        assert!(admission.admit(a).is_some());
     }
 
     #[test]

@@ -10,6 +10,7 @@
 mod answers;
 mod brokers;
 mod capturing;
+mod clients;
 mod complaints;
 pub mod descriptors;
 mod error;
@@ -29,8 +30,9 @@ mod watch;
 mod tests;
 
 pub use brokers::{Advertise, Brokers, Route};
+pub use clients::{ClientRates, ClientView};
 pub use error::{SessionError, is_expected_io_error};
-pub use front::{Front, FrontConfig, FrontError};
+pub use front::{Controls, Front, FrontConfig, FrontError, FrontSettings};
 pub use limits::Limits;
 pub use metrics::SessionMetrics;
 pub use names::ServerNames;

@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,7 @@ pub struct Shared {
     pub(super) capture: Arc<Capture>,
     pub(super) metrics: Arc<SessionMetrics>,
     pub(super) buffers: Arc<BufferPool>,
-    pub(super) frame_bytes_max: usize,
+    frame_bytes_max: AtomicUsize,
 }
 
 impl Shared {
@@ -54,7 +55,12 @@ impl Shared {
         metrics: Arc<SessionMetrics>,
         frame_bytes_max: usize,
     ) -> Self {
-        Self { brokers, capture, metrics, buffers: Arc::default(), frame_bytes_max }
+        Self { brokers, capture, metrics, buffers: Arc::default(), frame_bytes_max: frame_bytes_max.into() }
+    }
+
+    /// Another longest request, for connections that begin from now on.
+    pub fn set_frame_bytes_max(&self, frame_bytes_max: usize) {
+        self.frame_bytes_max.store(frame_bytes_max, Ordering::Relaxed);
     }
 }
 
@@ -107,7 +113,7 @@ pub(super) async fn relay<C: Link, B: Link>(
 ) -> Result<Ending, SessionError> {
     let connection = shared.capture.next_connection();
     let capturing = Capturing::new(Arc::clone(&shared.capture), node_id >= 0);
-    let mut requests = Requests::new(shared.frame_bytes_max, capturing);
+    let mut requests = Requests::new(shared.frame_bytes_max.load(Ordering::Relaxed), capturing);
     let mut answers = Answers::new(node_id, connection, Arc::clone(&shared.brokers), Arc::clone(&shared.capture));
     let (mut client_reader, mut client_writer) = tokio::io::split(client);
     let (mut broker_reader, mut broker_writer) = tokio::io::split(broker);
@@ -186,6 +192,7 @@ async fn forward(
         };
         let read_at = Instant::now();
         shared.metrics.received(filled - carry.len());
+        in_flight.client.received(filled - carry.len());
         in_flight.activity.received();
         if filled == carry.len() {
             // The client has said all it had to say, but may still want its answers.
@@ -249,7 +256,7 @@ async fn answer(
         let mut out = Out::default();
         let walked = answers.walk(chunk.get_mut(..filled).unwrap_or_default(), in_flight, &mut out);
         in_flight.activity.writing(true);
-        let written = write_pieces(&out, &chunk, client, &shared.metrics).await;
+        let written = write_pieces(&out, &chunk, client, &shared.metrics, in_flight).await;
         in_flight.activity.writing(false);
         shared.metrics.added(Direction::Answer, read_at.elapsed());
         // Also when the client is gone: the local log has the batches.
@@ -267,6 +274,7 @@ async fn write_pieces(
     chunk: &[u8],
     client: &mut (impl AsyncWrite + Unpin),
     metrics: &SessionMetrics,
+    in_flight: &InFlight,
 ) -> io::Result<()> {
     for piece in &out.pieces {
         let bytes = match piece {
@@ -275,6 +283,7 @@ async fn write_pieces(
         };
         client.write_all(bytes).await?;
         metrics.sent(bytes.len());
+        in_flight.client.sent(bytes.len());
     }
     client.flush().await
 }

@@ -148,6 +148,7 @@ impl Requests {
         self.first = false;
         self.tokens = header.api_key == SASL_HANDSHAKE && header.version == 0;
         metrics.request(header.api_key);
+        in_flight.client.request(header, body, frame_bytes);
         let left = frame_bytes - REQUEST_HEADER_BYTES_MIN;
         if header.api_key == PRODUCE {
             self.capturing.frame_start();

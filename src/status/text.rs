@@ -176,6 +176,8 @@ mod tests {
             remedy: None,
             instance: "proxy-1".to_owned(),
             other_proxies: Vec::new(),
+            paused: None,
+            limits: Default::default(),
             topics: 1,
             streams: 3,
             streams_by_state: [(state, 3)].into(),
@@ -206,6 +208,7 @@ mod tests {
             headline: headline.to_owned(),
             last_event: 1,
             regions,
+            silent: Vec::new(),
         };
         Report(Status { summary, worst }).to_string()
     }

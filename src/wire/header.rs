@@ -8,6 +8,7 @@
 
 use crate::wire::cursor::{Cursor, ReadError};
 use crate::wire::frame::REQUEST_HEADER_BYTES_MIN;
+use crate::wire::versions::API_VERSIONS;
 
 /// The part of a request header that all versions share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,41 @@ impl RequestHeader {
         let mut cursor = Cursor::new(frame);
         Ok(Self { api_key: cursor.i16()?, version: cursor.i16()?, correlation_id: cursor.i32()? })
     }
+}
+
+/// The first version of ApiVersions that tells the client's software, and the first of its requests with a flexible header (KIP-511).
+const API_VERSIONS_WITH_SOFTWARE: i16 = 3;
+
+/// What a client calls itself in a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Named<'a> {
+    /// The header's client id.
+    pub client_id: Option<&'a [u8]>,
+    /// In ApiVersions from version 3 on: the software's name and version.
+    pub software: Option<(&'a [u8], &'a [u8])>,
+}
+
+/// Reads who the client is from a request (behind its length), as far as this request tells. Every request header has a client id behind the fixed part, but
+/// for ControlledShutdown v0, which no client sends.
+///
+/// # Errors
+/// Incomplete, when it does not lie whole in `frame`; whatever else is wrong with it.
+///
+/// # References
+/// RequestHeader.json and ApiVersionsRequest.json of Apache Kafka 4.3, KIP-511.
+pub fn named(header: RequestHeader, frame: &[u8]) -> Result<Named<'_>, ReadError> {
+    let mut cursor = Cursor::new(frame);
+    cursor.take(REQUEST_HEADER_BYTES_MIN)?;
+    let client_id = cursor.nullable_string(false)?;
+    let tells = header.api_key == API_VERSIONS && header.version >= API_VERSIONS_WITH_SOFTWARE;
+    let software = match tells {
+        true => {
+            cursor.skip_tags()?;
+            Some((cursor.string(true)?, cursor.string(true)?))
+        }
+        false => None,
+    };
+    Ok(Named { client_id, software })
 }
 
 /// Whether these first bytes of a frame (behind its length, at least ten of them unless the frame is shorter) can be a request, and not
@@ -64,6 +100,38 @@ pub fn can_be_request(frame_start: &[u8], frame_bytes: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_is_named_as_the_protocol_crate_has_written_it() {
+        use bytes::BytesMut;
+        use kafka_protocol::messages::{ApiVersionsRequest, RequestHeader as Written};
+        use kafka_protocol::protocol::{Encodable, HeaderVersion, StrBytes};
+        for version in 0..=4 {
+            for client_id in [None, Some(""), Some("orders-service")] {
+                let written = Written::default()
+                    .with_request_api_key(API_VERSIONS)
+                    .with_request_api_version(version)
+                    .with_client_id(client_id.map(StrBytes::from_static_str));
+                let mut frame = BytesMut::new();
+                written.encode(&mut frame, ApiVersionsRequest::header_version(version)).unwrap();
+                let mut body = ApiVersionsRequest::default();
+                if version >= 3 {
+                    body = body
+                        .with_client_software_name(StrBytes::from_static_str("apache-kafka-java"))
+                        .with_client_software_version(StrBytes::from_static_str("4.3.0"));
+                }
+                body.encode(&mut frame, version).unwrap();
+                let header = RequestHeader::read(&frame).unwrap();
+                let software = (version >= 3).then_some((&b"apache-kafka-java"[..], &b"4.3.0"[..]));
+                let expected = Named { client_id: client_id.map(str::as_bytes), software };
+                assert_eq!(named(header, &frame), Ok(expected), "version {version}");
+                for cut in 0..frame.len() - 1 {
+                    let part = named(header, &frame[..cut]);
+                    assert!(part == Err(ReadError::Incomplete) || part == Ok(expected), "version {version}, {cut}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn sasl_tokens_are_told_from_requests() {

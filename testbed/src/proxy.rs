@@ -68,6 +68,8 @@ pub struct ProxyConfig {
     pub extra_local: String,
     /// More lines of `[mirror]`.
     pub extra_mirror: String,
+    /// `admin.history`: whether configurations are kept in a topic of the local cluster, which most tests don't expect there.
+    pub history: bool,
     /// Whole tables at the end of the file.
     pub extra_tables: String,
     /// `--log`.
@@ -90,6 +92,7 @@ impl ProxyConfig {
             extra_proxy: String::new(),
             extra_local: String::new(),
             extra_mirror: String::new(),
+            history: false,
             extra_tables: String::new(),
             log: "info".to_owned(),
             allowed_warnings: Vec::new(),
@@ -157,7 +160,8 @@ impl ProxyConfig {
             }
             let _ = writeln!(text, "{}", self.extra_mirror);
         }
-        let _ = write!(text, "[admin]\nlisten = \"127.0.0.1:{admin}\"\n{}", self.extra_tables);
+        let _ =
+            write!(text, "[admin]\nlisten = \"127.0.0.1:{admin}\"\nhistory = {}\n{}", self.history, self.extra_tables);
         text
     }
 }
@@ -538,7 +542,7 @@ mod tests {
             text.contains("[[region]]\nname = \"us\"\nbootstrap_servers = [\"c:3\"]\nstart = \"earliest\""),
             "{text}"
         );
-        assert!(text.ends_with("[admin]\nlisten = \"127.0.0.1:4\"\n"), "{text}");
+        assert!(text.ends_with("[admin]\nlisten = \"127.0.0.1:4\"\nhistory = false\n"), "{text}");
     }
 
     #[test]

@@ -101,15 +101,16 @@ pub async fn run(plan: Arc<Plan>, cluster: usize, seen: Seen, fronts: Fronts) ->
     while local.refresh().await.is_err() {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    let way = |region: &config::Region| -> Arc<dyn Connect> {
+    let (routes, known) = (plan.clone(), fronts.clone());
+    let way = move |region: &config::Region| -> Arc<dyn Connect> {
         let region =
-            plan.routes.iter().find(|route| region_name(route.to) == region.name.as_str()).map(|route| route.to);
-        match region.filter(|region| plan.through_proxies && plan.proxies().contains(region)) {
-            Some(region) => Arc::new(ThroughProxy { region, fronts: fronts.clone() }),
+            routes.routes.iter().find(|route| region_name(route.to) == region.name.as_str()).map(|route| route.to);
+        match region.filter(|region| routes.through_proxies && routes.proxies().contains(region)) {
+            Some(region) => Arc::new(ThroughProxy { region, fronts: known.clone() }),
             None => Arc::new(Simulated),
         }
     };
-    let mirror = Mirror::start(&config, &way, local, capture.clone(), &metrics, &Arc::default());
+    let mirror = Mirror::start(&config, Box::new(way), local, capture.clone(), &metrics, &Arc::default());
     let advertise = Advertise::Ports { host: proxy_host(cluster).into(), ports: 0..=0 };
     let brokers = Arc::new(Brokers::new(advertise, [127, 0, 0, 1].into()));
     fronts.lock().expect("nobody panicked").insert(cluster, brokers.clone());

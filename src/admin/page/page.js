@@ -10,6 +10,7 @@ const LOST_AFTER_MS = 4000;
 const AGAIN_MS = 3000;
 const DETAILS_MS = 2000;
 const BROKERS_MS = 10000;
+const CLIENTS_MS = 5000;
 
 // ---- words ------------------------------------------------------------------------------------------------------------
 
@@ -57,9 +58,30 @@ const ROWS = [
   ["Mirrored", (region) => `${count(region.rates.mirrored_records_per_second)} records/s · ${bytes(region.rates.mirrored_bytes_per_second)}/s`],
   ["Latency p50 · p90 · p99", (region) => latency(region.replication_latency)],
   ["Streams", (region) => Object.entries(region.streams_by_state).map(([state, streams]) => `${count(streams)} ${words(state)}`).join(", ") || "none"],
+  ["Limits", limits],
   ["Missing for good", missing],
   ["Other proxies", (region) => region.other_proxies.map((other) => `${other.instance} (${other.host}): ${count(other.streams)} streams`).join(", ") || "none"],
 ];
+
+function limits(region) {
+  const { rate_limit, catch_up_rate_limit, throttled } = region.limits;
+  const parts = [["sent", rate_limit], ["read to catch up", catch_up_rate_limit]];
+  const told = parts.filter(([, limit]) => limit !== null).map(([word, limit]) => `${word} ${bytes(limit)}/s`).join(", ") || "none";
+  return throttled ? `${told}, set by ${throttled.by} since ${moment(throttled.since_ms)}` : told;
+}
+
+/** Pauses or resumes a region, or one topic on its way there, and says what came of it. */
+async function hold(command, region, topic) {
+  const what = topic === undefined ? region : `${topic} on its way to ${region}`;
+  const place = `/regions/${encodeURIComponent(region)}${topic === undefined ? "" : `/topics/${encodeURIComponent(topic)}`}`;
+  try {
+    await ask(`${place}/${command}`, { method: "POST" });
+    write($("command-told"), command === "pause" ? `Paused: ${what}. It keeps its position and sends nothing.` : `Goes on: ${what}.`);
+  } catch (error) {
+    write($("command-told"), `Not done: ${error.message}`);
+  }
+  details();
+}
 
 function missing(region) {
   const parts = [["lost", region.lost_records], ["stepped over", region.skipped_records], ["diverged", region.diverged_records]];
@@ -67,11 +89,12 @@ function missing(region) {
 }
 
 const cards = new Map();
+let cardsMade = 0;
 
 class Card {
   constructor(name) {
     this.name = name;
-    const id = `region-${cards.size}`;
+    const id = `region-${cardsMade++}`;
     this.state = make("span", { className: "state" });
     this.since = make("p", { className: "quiet" });
     this.why = make("p", { className: "why" });
@@ -81,9 +104,13 @@ class Card {
     this.chart = make("div", { className: "chart", role: "img", "aria-label": "Lag over the last hour" });
     const show = make("button", { type: "button", textContent: "Topics", "aria-label": `Topics of ${name}` });
     show.addEventListener("click", () => { choose(name); $("topics-search").focus(); });
+    this.hold = make("button", { type: "button" });
+    this.hold.addEventListener("click", () => hold(this.hold.dataset.is, name));
+    this.lift = make("button", { type: "button", textContent: "Lift limits", "aria-label": `Put the limits of ${name} back to the configured ones`, hidden: true });
+    this.lift.addEventListener("click", () => hold("resume", name));
     this.element = make("article", { "aria-labelledby": id },
       make("div", { className: "top" }, make("h3", { id, textContent: name }), this.state),
-      this.since, this.why, this.remedy, list, this.chart, show);
+      this.since, this.why, this.remedy, list, this.chart, make("p", { className: "buttons" }, show, this.hold, this.lift));
     this.points = [[], [], []];
     this.load();
   }
@@ -104,6 +131,11 @@ class Card {
     // The reason of a stall says what to do, too.
     write(this.remedy, region.remedy && !region.reason?.includes(region.remedy) ? `What to do: ${region.remedy}` : "");
     ROWS.forEach(([, value], at) => write(this.values[at], value(region)));
+    const command = region.paused ? "resume" : "pause";
+    this.hold.dataset.is = command;
+    write(this.hold, region.paused ? "Resume" : "Pause");
+    this.hold.setAttribute("aria-label", `${region.paused ? "Resume" : "Pause"} ${this.name}`);
+    this.lift.hidden = !region.limits.throttled || Boolean(region.paused);
     this.add(Math.floor(at_ms / 1000 / POINT_SECONDS) * POINT_SECONDS, region.lag_seconds, region.lag_records);
   }
 
@@ -169,6 +201,14 @@ function showRegions(summary) {
     $("regions").append(card.element);
     $("topics-region").append(make("option", { value: name, textContent: name }));
   }
+  for (const [name, card] of cards) {
+    // One that only does not answer stays; the others were taken out of the configuration.
+    if (names.includes(name) || summary.silent.includes(name)) continue;
+    card.plot?.destroy();
+    card.element.remove();
+    cards.delete(name);
+    $("topics-region").querySelector(`option[value="${CSS.escape(name)}"]`)?.remove();
+  }
   summary.regions.forEach((region) => cards.get(region.region).show(region, summary.at_ms));
   if (names.length && !names.includes(chosen.region)) choose(names[0]);
 }
@@ -190,6 +230,7 @@ const topics = new Table($("topics"), "Topics, the worst first", [
   { title: "Caught up in", kind: "number", cell: (row) => wait(row.rates) },
   { title: "Records/s", kind: "number", sort: "rate", cell: (row) => count(row.rates.mirrored_records_per_second) },
   { title: "Latency p50 · p90 · p99", kind: "number", cell: (row) => latency(row.replication_latency) },
+  { title: "Action", cell: topicHold },
   { title: "Partitions", kind: "number", cell: (row) => count(row.partitions) + (row.stalled_partitions ? ` (${count(row.stalled_partitions)} stalled)` : "") + (row.partitions_elsewhere ? `, ${count(row.partitions_elsewhere)} elsewhere` : "") },
 ], (row) => row.topic, (sort) => {
   chosen.reverse = chosen.sort === sort && !chosen.reverse;
@@ -212,6 +253,15 @@ const partitions = new Table($("partitions"), "Partitions, the worst first", [
 function topicButton(row) {
   const button = make("button", { type: "button", className: "name", textContent: row.topic, "aria-label": `Partitions of ${row.topic}`, data: { is: row.topic } });
   button.addEventListener("click", () => { open(row.topic); $("partitions-title").focus(); });
+  return button;
+}
+
+function topicHold(row) {
+  const command = row.paused ? "resume" : "pause";
+  const word = row.paused ? "Resume" : "Pause";
+  const { region } = chosen;
+  const button = make("button", { type: "button", textContent: word, "aria-label": `${word} ${row.topic}`, data: { is: `${command} ${region} ${row.topic}` } });
+  button.addEventListener("click", () => hold(command, region, row.topic));
   return button;
 }
 
@@ -367,6 +417,51 @@ async function showBrokers() {
   }
 }
 
+const clients = new Table($("clients"), "Clients, those that produce most first", [
+  { title: "Client", kind: "name", cell: (row) => row.client_id ?? "?" },
+  { title: "From", cell: (row) => row.address },
+  { title: "Software", cell: (row) => [row.software_name, row.software_version].filter((part) => part !== null).join(" ") },
+  { title: "Produces", kind: "number", cell: (row) => `${bytes(row.rates.produced_bytes_per_second)}/s` },
+  { title: "Receives", kind: "number", cell: (row) => `${bytes(row.rates.sent_bytes_per_second)}/s` },
+  { title: "Requests/s", kind: "number", cell: (row) => count(row.rates.requests_per_second) },
+  { title: "Connections", kind: "number", cell: (row) => count(row.connections) },
+  { title: "Since", cell: (row) => moment(row.since_ms) },
+], (row) => JSON.stringify([row.address, row.client_id, row.software_name, row.software_version]), () => {});
+
+async function showClients() {
+  try {
+    const found = await ask(`/clients?limit=${ROWS_STEP}`);
+    clients.show(found.clients, `${count(found.total)} clients, ${count(found.connections)} connections, those that produce most first`);
+    write(clients.more, found.clients.length < found.total ? `The first ${count(found.clients.length)} are shown.` : "");
+  } catch { /* the connection line tells */ }
+}
+
+const history = new Table($("history"), "Configurations that were in effect, the newest first", [
+  { title: "When", cell: (row) => moment(row.at_ms) },
+  { title: "Proxy", cell: (row) => `${row.proxy} on ${row.host}` },
+  { title: "Version", cell: (row) => row.version },
+  { title: "Cause", cell: (row) => row.cause },
+  { title: "Who", cell: (row) => row.by },
+  { title: "What changed", kind: "wide", cell: (row) => row.changes.map(changed).join("; ") },
+], (row) => row.id, () => {});
+
+function changed({ key, before, after }) {
+  const isTable = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+  if (before === null && isTable(after)) return `${key} is new`;
+  if (after === null && isTable(before)) return `${key} is gone`;
+  const shown = (value) => value === null ? "not set" : JSON.stringify(value);
+  return JSON.stringify(before) === JSON.stringify(after) ? `${key} is another one` : `${key}: ${shown(after)}, was ${shown(before)}`;
+}
+
+$("history-details").addEventListener("toggle", async () => {
+  if (!$("history-details").open) return;
+  try {
+    const told = await ask("/history?limit=50");
+    history.show(told.entries);
+    write(history.more, told.reason ? `Only what this process remembers: ${told.reason}` : "");
+  } catch (error) { write(history.more, error.message); }
+});
+
 $("config").addEventListener("toggle", async () => {
   try { write($("config-text"), JSON.stringify(await ask("/config"), null, 2)); } catch (error) { write($("config-text"), error.message); }
 });
@@ -386,7 +481,7 @@ function connection(is) {
   write($("connection"), is
     ? (back ? `● Live again since ${clock(Date.now())}` : "● Live")
     : `✕ Connection lost at ${clock(Date.now())}: what is shown is old. Trying again…`);
-  if (back) { cards.forEach((card) => card.load()); shownEvent = -1; details(); showBrokers(); }
+  if (back) { cards.forEach((card) => card.load()); shownEvent = -1; details(); showBrokers(); showClients(); }
 }
 
 function connect() {
@@ -410,8 +505,10 @@ function connect() {
 
 connect();
 showBrokers();
+showClients();
 setInterval(() => { if (performance.now() - heard > LOST_AFTER_MS) connection(false); }, 500);
 // A refused stream is not tried again by the browser.
 setInterval(() => { if (source.readyState === EventSource.CLOSED) connect(); }, AGAIN_MS);
 setInterval(() => { if (live) details(); }, DETAILS_MS);
 setInterval(() => { if (live && !document.hidden) showBrokers(); }, BROKERS_MS);
+setInterval(() => { if (live && !document.hidden) showClients(); }, CLIENTS_MS);

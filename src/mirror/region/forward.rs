@@ -132,7 +132,8 @@ impl Region {
         }
         let opened = Slot::new(stream, slot.partitions, slot.topic_id, now);
         let stream = self.slots.len();
-        self.slots.push(Slot { head: Some(head), ..opened });
+        let paused = self.slots[head].paused;
+        self.slots.push(Slot { head: Some(head), paused, ..opened });
         self.slots[head].forwards.insert(producer_id, stream);
         self.uncommitted.insert(head);
         self.assign(stream, now);

@@ -49,7 +49,7 @@ impl Region {
             node_id,
             link.generation,
             requests,
-            self.parts.throttle.clone(),
+            self.parts.throttles.sent.clone(),
             self.parts.ownership.clone(),
             self.events.clone(),
             self.room.clone(),

@@ -105,7 +105,7 @@ impl Region {
             if slot.head.is_some() {
                 continue;
             }
-            let begun = slot.is_active() && !slot.starting && *slot.stream.phase() != Phase::Starting;
+            let begun = slot.is_active() && !slot.paused && !slot.starting && *slot.stream.phase() != Phase::Starting;
             if begun && !slot.scanning && !slot.stream.has_unanswered() && self.topic_is_missing(slot) {
                 let (name, topic, partition) = (&self.parts.settings.name, &slot.stream.topic, slot.stream.partition);
                 let incident = "the topic was deleted in the region: it is created again";

@@ -9,6 +9,7 @@ mod links;
 mod lost;
 mod roster;
 mod settle;
+mod steer;
 mod tenure;
 mod view;
 
@@ -18,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::capture::Capture;
 use crate::client::ClientError;
@@ -27,7 +28,7 @@ use crate::client::error_code;
 use crate::config::{Forward, OnRegionTopicLost, Start};
 use crate::journal::{Journal, Kind};
 use crate::lag::{self, Elsewhere, ObstacleLag, OtherProxy, PartitionLag, RegionLag, State, TopicLag};
-use crate::mirror::SkipError;
+use crate::mirror::CommandError;
 use crate::mirror::batch::Batch;
 use crate::mirror::events::{EVENTS_MAX, Event};
 use crate::mirror::inbox::{Captured, Inbox};
@@ -40,11 +41,13 @@ use crate::mirror::progress::{Partition, Progress};
 use crate::mirror::reader::{self, Mode, Read, ReadPartition, Wish, Wishes};
 use crate::mirror::rejoin::{self, Rejoin, Rejoined};
 use crate::mirror::retrace::{self, Retraced, Trace};
+use crate::mirror::rewind::{RewindTarget, Selected};
 use crate::mirror::scan::{self, Scanned, Target};
 use crate::mirror::source::Source;
 use crate::mirror::start::{self, Keeping, Started, Starting};
+use crate::mirror::steering::Steering;
 use crate::mirror::stream::{FetchWant, FetchWhy, Obstacle, Phase, Stream, Taken};
-use crate::mirror::throttle::Throttle;
+use crate::mirror::throttle::Throttles;
 use crate::mirror::topic_list::MirroredTopic;
 
 use tenure::Tenure;
@@ -75,11 +78,17 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 /// A stream that is behind for less than this counts as mirroring.
 const CATCHING_UP: Duration = Duration::from_secs(1);
 
-/// What a region needs to know.
-#[derive(Debug)]
+fn every(period: Duration) -> Interval {
+    let mut timer = tokio::time::interval(period);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    timer
+}
+
+/// What a region needs to know. It may change while the region runs, but for its number and name.
+#[derive(Clone, Debug)]
 pub struct Settings {
-    /// Its number among the regions.
-    pub index: usize,
+    /// The number under which it listens to [`Source`].
+    pub index: u64,
     /// Its name.
     pub name: Arc<str>,
     /// Where streams begin that never ran.
@@ -121,10 +130,10 @@ pub struct Parts {
     pub capture: Arc<Capture>,
     /// Which topics are mirrored to this region.
     pub topics: watch::Receiver<Arc<Vec<MirroredTopic>>>,
-    /// Limits all that is sent to the region.
-    pub throttle: Option<Arc<Throttle>>,
-    /// Limits what is read from the local log for a stream that is behind.
-    pub catch_up_throttle: Option<Arc<Throttle>>,
+    /// What is paused.
+    pub steering: watch::Receiver<Steering>,
+    /// The limits that hold.
+    pub throttles: Arc<Throttles>,
     /// The region's metrics.
     pub metrics: RegionMetrics,
     /// Where changes of state are noted.
@@ -146,6 +155,8 @@ struct Slot {
     tenure: Tenure,
     /// Whether it is shown with its lag: this proxy's, or this proxy's as far as was known last.
     shown: bool,
+    /// An operator holds it back.
+    paused: bool,
     dirty: bool,
     queued: bool,
     starting: bool,
@@ -173,6 +184,7 @@ impl Slot {
             gone: false,
             tenure: Tenure::Mine,
             shown: true,
+            paused: false,
             dirty: false,
             queued: false,
             starting: false,
@@ -204,6 +216,7 @@ struct Link {
 /// A region's task.
 pub struct Region {
     parts: Parts,
+    steering: Steering,
     /// Which streams are this proxy's, as far as was acted on.
     standing: Standing,
     standings: watch::Receiver<Standing>,
@@ -243,7 +256,9 @@ impl Region {
     /// A region with no streams yet, and where to send it [`Event`]s.
     pub fn new(parts: Parts) -> (Self, mpsc::Sender<Event>) {
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
+        let steering = parts.steering.borrow().clone();
         let region = Self {
+            steering,
             standing: Standing::default(),
             standings: parts.ownership.watch(),
             slots: Vec::new(),
@@ -282,15 +297,11 @@ impl Region {
     pub async fn run(mut self) {
         let inbox = self.parts.inbox.clone();
         let room = self.room.clone();
-        let source = self.parts.source.clone();
-        let index = self.parts.settings.index;
-        let mut commits = tokio::time::interval(self.parts.settings.progress_interval);
-        commits.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut refreshes = tokio::time::interval(self.parts.settings.metadata_interval);
-        refreshes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let spoken = self.parts.source.ear(self.parts.settings.index);
+        let mut commits = every(self.parts.settings.progress_interval);
+        let mut refreshes = every(self.parts.settings.metadata_interval);
         let mut idle_commits = tokio::time::interval_at(Instant::now() + IDLE_COMMIT, IDLE_COMMIT);
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = every(TICK);
         self.update_topics();
         let stopped = loop {
             // Every branch is cancellation safe. What comes seldom is looked at first; captures and events, which may come without end, are
@@ -307,7 +318,11 @@ impl Region {
                     Ok(()) => self.update_topics(),
                     Err(_) => break None,
                 },
-                () = source.spoken(index) => self.take_source(),
+                changed = self.parts.steering.changed() => match changed {
+                    Ok(()) => self.take_steering(),
+                    Err(_) => break None,
+                },
+                () = spoken.notified() => self.take_source(),
                 () = room.notified() => {}
                 Some(_) = self.jobs.join_next(), if !self.jobs.is_empty() => {}
                 () = inbox.filled() => {}
@@ -330,6 +345,15 @@ impl Region {
             }
             if stop.is_some() {
                 break stop;
+            }
+            // A new setting holds from now on.
+            for (timer, period) in [
+                (&mut commits, self.parts.settings.progress_interval),
+                (&mut refreshes, self.parts.settings.metadata_interval),
+            ] {
+                if timer.period() != period {
+                    *timer = every(period);
+                }
             }
             let now = Instant::now();
             self.settle(now);
@@ -411,9 +435,9 @@ impl Region {
         let link_up = self.link_is_up(self.slots[stream].node_id);
         let room = self.waiting_bytes < self.parts.settings.capture_share_bytes;
         let slot = &mut self.slots[stream];
-        let dropped = if !link_up || !room {
+        let dropped = if slot.paused || !link_up || !room {
             slot.stream.on_missed(&batch, now);
-            Some("region_behind")
+            Some(if slot.paused { "paused" } else { "region_behind" })
         } else {
             let known = slot.stream.waiting_bytes();
             let taken = slot.stream.on_captured(batch, node_id, verified, now);
@@ -532,6 +556,17 @@ impl Region {
             Event::Skip { partition, offset, answer } => {
                 // Nobody waits any more: the answer is in the log too.
                 let _ = answer.send(self.skip(&partition, offset));
+            }
+            Event::Select { topic, partition, answer } => {
+                let _ = answer.send(self.select(topic.as_deref(), partition));
+            }
+            Event::Rewind { targets, answer } => {
+                let _ = answer.send(self.rewind(targets, now));
+            }
+            Event::Configure(settings) => {
+                self.parts.settings = settings;
+                self.starved.clear();
+                (0..self.slots.len()).for_each(|stream| self.touch(stream));
             }
             Event::Stop(done) => {
                 let _ = done.send(());
@@ -718,38 +753,6 @@ impl Region {
         }
         self.assign(stream, now);
         self.touch(stream);
-    }
-
-    fn skip(&mut self, partition: &Partition, offset: i64) -> Result<Obstacle, SkipError> {
-        let region = &self.parts.settings.name;
-        let head = self.find(partition).filter(|stream| !self.slots[*stream].gone).ok_or_else(|| {
-            SkipError::Unknown(format!(
-                "partition {} of topic {:?} is not mirrored to region {region:?}",
-                partition.1, partition.0
-            ))
-        })?;
-        if !self.slots[head].is_active() {
-            return Err(SkipError::Elsewhere(self.who_has(partition)));
-        }
-        let in_the_way =
-            |stream: &usize| self.slots[*stream].stream.obstacle().is_some_and(|obstacle| obstacle.offset == offset);
-        let stream = self.group(head).into_iter().find(in_the_way).unwrap_or(head);
-        let skipped = self.slots[stream].stream.skip(offset).map_err(SkipError::Refused)?;
-        self.parts.metrics.skipped_records.inc_by(skipped.records);
-        tracing::warn!(%region, topic = %partition.0, partition = partition.1, offset, next_offset = skipped.next_offset,
-            records = skipped.records, "an operator stepped over this batch: the region never gets it; the stream goes on behind it");
-        self.parts.journal.stream(
-            Kind::RecordsSkipped,
-            region,
-            &partition.0,
-            partition.1,
-            &format!(
-                "{} records from source offset {offset} were stepped over: the region never gets them",
-                skipped.records
-            ),
-        );
-        self.touch(stream);
-        Ok(skipped)
     }
 
     fn epoch_end(&mut self, stream: usize, epoch: i32, end: Result<i64, i16>) {

@@ -22,13 +22,13 @@ impl Region {
                 }
                 self.parts.ownership.has_left(&(slot.stream.topic.clone(), slot.stream.partition));
                 tracing::info!(region = %self.parts.settings.name, topic = %slot.stream.topic,
-                    partition = slot.stream.partition, "the topic is gone from the local cluster; its stream ends");
+                    partition = slot.stream.partition, "the topic is gone from the local cluster, or not selected any more; its stream ends");
                 self.parts.journal.stream(
                     Kind::StreamEnded,
                     &self.parts.settings.name,
                     &slot.stream.topic,
                     slot.stream.partition,
-                    "the topic is gone from the local cluster; its stream ends",
+                    "the topic is gone from the local cluster, or not selected any more; its stream ends",
                 );
                 let (topic, partition) = (slot.stream.topic.clone(), slot.stream.partition);
                 if let Some(partitions) = self.by_partition.get_mut(&topic) {
@@ -55,7 +55,8 @@ impl Region {
                 let slot = Slot::new(stream, topic.partitions, topic.id, now);
                 let tenure = if mine { Tenure::Mine } else { Tenure::Away };
                 let shown = mine || matches!(self.standing.share, Share::Unknown);
-                self.slots.push(Slot { dirty: true, tenure, shown, ..slot });
+                let paused = self.steering.holds(&topic.name).is_some();
+                self.slots.push(Slot { dirty: true, tenure, shown, paused, ..slot });
             }
         }
         self.parts.source.ask_soon();

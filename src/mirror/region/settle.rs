@@ -24,6 +24,10 @@ impl Region {
         let link_up = self.link_is_up(self.slots[stream].node_id);
         let share = self.parts.settings.catch_up_share_bytes;
         let slot = &mut self.slots[stream];
+        if slot.paused {
+            slot.stream.on_unreachable();
+        }
+        let sends = link_up && !slot.paused;
         // Something cleared what was waiting, or batches were sent.
         self.waiting_bytes = self.waiting_bytes - slot.waiting_bytes + slot.stream.waiting_bytes();
         slot.waiting_bytes = slot.stream.waiting_bytes();
@@ -69,7 +73,7 @@ impl Region {
         let want = slot.stream.wants_fetch().filter(|_| !slot.asking_start && slot.stream.source_leader() >= 0);
         let want = if !slot.is_active() {
             None
-        } else if link_up || *slot.stream.phase() == Phase::Starting {
+        } else if sends || *slot.stream.phase() == Phase::Starting {
             want
         } else {
             // Nothing can be sent: only the age of what is missing is of interest.
@@ -83,7 +87,7 @@ impl Region {
             want => want,
         };
         slot.want = want;
-        if slot.stream.can_send() && link_up && !slot.queued && slot.is_active() {
+        if slot.stream.can_send() && sends && !slot.queued && slot.is_active() {
             slot.queued = true;
             if let Some(link) = self.links.get_mut(&slot.node_id) {
                 link.ready.push_back(stream);
@@ -138,7 +142,7 @@ impl Region {
         }
         let wishes: Arc<Wishes> = Arc::default();
         self.readers.insert((node_id, mode), wishes.clone());
-        let throttle = self.parts.catch_up_throttle.clone().filter(|_| mode == Mode::CatchUp);
+        let throttle = (mode == Mode::CatchUp).then(|| self.parts.throttles.catch_up.clone());
         self.jobs.spawn(reader::run(
             self.parts.local.clone(),
             node_id,

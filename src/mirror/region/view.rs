@@ -20,6 +20,9 @@ impl Region {
                 trouble => (State::Starting, trouble.as_ref().map(|trouble| trouble.reason.clone())),
             };
         }
+        if slot.paused {
+            return (State::Paused, self.steering.holds(&slot.stream.topic).map(|hold| hold.reason()));
+        }
         let link_failed = self.links.get(&slot.node_id).is_some_and(|link| !link.up && link.failures > 0);
         match slot.stream.phase() {
             Phase::Stalled { reason, .. } => (State::Stalled, Some(reason.clone())),
@@ -136,6 +139,7 @@ impl Region {
         }
         self.lag_elsewhere(&mut topics);
         for topic in topics.values_mut() {
+            topic.paused = self.steering.topic(&topic.topic);
             topic.partitions.sort_by_key(|partition| partition.partition);
             for partition in &topic.partitions {
                 topic.state = topic.state.max(partition.state);
@@ -162,6 +166,8 @@ impl Region {
             state,
             remedy: lag::remedy(state, reason.as_deref()),
             reason,
+            paused: self.steering.region(),
+            limits: self.parts.throttles.limits(),
             instance: self.parts.ownership.instance.to_string(),
             other_proxies: (self.standing.others.iter())
                 .map(|other| OtherProxy {
@@ -206,6 +212,7 @@ fn no_lag(topic: &Arc<str>, region_topic: &Arc<str>) -> TopicLag {
         topic: topic.to_string(),
         region_topic: region_topic.to_string(),
         state: State::Mirroring,
+        paused: None,
         lag_records: 0,
         lag_bytes: Some(0),
         lag_seconds: 0.0,

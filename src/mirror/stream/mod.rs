@@ -115,6 +115,9 @@ pub enum After {
     Restart,
     /// Find the end of the row in the region's log anew, and what it is in the source.
     Rejoin,
+    /// An operator wants a new incarnation at an earlier source offset. From the region's log end (offset and leader epoch, where known) on its log is
+    /// searched from then on.
+    Rewind(i64, Option<(i64, i32)>),
     /// Stall with a reason, and with the batch that is in the way, if it is one.
     Stall(String, Option<Obstacle>),
 }

@@ -75,6 +75,34 @@ impl Stream {
         self.catching_up = self.next_offset < self.source.end;
     }
 
+    /// An operator wants everything from `source_offset` on to be sent again, in a new incarnation: `region_end` is the region's log end and the leader epoch
+    /// there, where known. What is unanswered is waited for first.
+    ///
+    /// # Errors
+    /// When the stream does not stand behind that offset, or finds its position out at this moment. Nothing has changed then.
+    pub fn rewind_to(
+        &mut self,
+        source_offset: i64,
+        region_end: Option<(i64, i32)>,
+        now: Instant,
+    ) -> Result<(), String> {
+        let finding = match self.phase {
+            Phase::Starting | Phase::Draining(After::Restart) => true,
+            Phase::Locating { .. } => self.doubt.is_some(),
+            _ => false,
+        };
+        if finding || !self.positioned {
+            return Err("the stream finds out where it stands at this moment; try again".to_owned());
+        }
+        let at = self.position.source_offset;
+        if source_offset >= at {
+            return Err(format!("it stands at source offset {at}: only an offset below that can be rewound to"));
+        }
+        self.drain(After::Rewind(source_offset, region_end));
+        self.leave_draining(now);
+        Ok(())
+    }
+
     /// The search could not be made.
     pub fn on_scan_failed(&mut self, now: Instant) {
         if matches!(self.phase, Phase::Locating { .. }) {

@@ -204,6 +204,15 @@ impl Stream {
                 self.phase = Phase::Locating { at: now + LATE_REQUESTS };
             }
             After::Restart => self.phase = Phase::Starting,
+            After::Rewind(offset, region_end) => {
+                if let Some((region_offset, region_leader_epoch)) = region_end {
+                    self.position.region_offset = region_offset;
+                    self.position.region_leader_epoch = region_leader_epoch;
+                }
+                self.doubt = None;
+                self.begin_incarnation(offset);
+                self.catching_up = self.next_offset < self.source.end;
+            }
             After::Stall(reason, obstacle) => {
                 self.phase = Phase::Stalled { reason, obstacle, retry_at: now + STALL_RETRY }
             }

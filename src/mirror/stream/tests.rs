@@ -137,6 +137,9 @@ struct World {
     /// Requests of a lost connection that may still arrive.
     late: VecDeque<Outgoing>,
     committed: Position,
+    paused: bool,
+    /// Whether the operator rewinds the stream now and then.
+    rewinds: bool,
 }
 
 fn new_stream(position: Position, now: Instant, never_wrote: bool) -> Stream {
@@ -176,6 +179,8 @@ impl World {
             answers: VecDeque::new(),
             late: VecDeque::new(),
             committed,
+            paused: false,
+            rewinds: false,
         }
     }
 
@@ -217,16 +222,33 @@ impl World {
         assert_eq!(self.stream.skip(obstacle.offset), Ok(obstacle));
     }
 
+    /// The operator has the stream begin anew at an earlier batch.
+    fn rewind(&mut self) {
+        let earlier = self.dice.below(self.source.len().max(1) as u64) as usize;
+        let Some(bytes) = self.source.get(earlier) else { return };
+        let offset = read(bytes, Feed::CatchUp, self.now).header.base_offset;
+        let end = self.broker.offset(self.broker.high_watermark);
+        let before = self.stream.position();
+        match self.stream.rewind_to(offset, Some((end, 0)), self.now) {
+            Ok(()) => assert!(offset < before.source_offset),
+            Err(_) => assert_eq!(self.stream.position(), before, "nothing has changed"),
+        }
+    }
+
     fn step(&mut self, faults: bool) {
         if self.dice.one_in(20) {
             self.operate();
         }
-        match self.dice.below(if faults { 17 } else { 11 }) {
+        match self.dice.below(if faults { 19 } else { 11 }) {
             0 | 1 if !self.captured.is_empty() => {
                 // Sessions overtake each other: any of the first two goes.
                 let at = self.dice.below(self.captured.len().min(2) as u64) as usize;
-                let bytes = self.captured.remove(at);
-                self.stream.on_captured(read(&bytes, Feed::Capture, self.now), 1, true, self.now);
+                let batch = read(&self.captured.remove(at), Feed::Capture, self.now);
+                if self.paused {
+                    self.stream.on_missed(&batch, self.now);
+                } else {
+                    self.stream.on_captured(batch, 1, true, self.now);
+                }
             }
             2 => {
                 let view = SourceView { leader: 1, leader_epoch: self.epochs.len() as i32 - 1, end: self.end };
@@ -236,7 +258,7 @@ impl World {
                 }
             }
             3 => self.fetch(),
-            4 | 5 => {
+            4 | 5 if !self.paused => {
                 if let Some(outgoing) = self.stream.next_batch() {
                     self.link.push_back(outgoing);
                 }
@@ -293,14 +315,20 @@ impl World {
                 self.broker.log.truncate((kept + self.dice.below(log - kept + 1)) as usize);
                 self.broker.high_watermark = self.broker.log.len();
             }
+            17 if self.dice.one_in(6) => self.paused = !self.paused,
+            18 if self.rewinds && self.dice.one_in(20) => self.rewind(),
             _ => {}
+        }
+        if self.paused {
+            self.stream.on_unreachable();
         }
         assert_eq!(self.stream.incident, None);
         assert_eq!(self.stream.take_diverged_records(), None, "the source has lost nothing");
     }
 
     fn fetch(&mut self) {
-        let Some(want) = self.stream.wants_fetch() else { return };
+        let want = if self.paused { self.stream.wants_peek() } else { self.stream.wants_fetch() };
+        let Some(want) = want else { return };
         let batches = 1 + self.dice.below(5) as usize;
         let from = self
             .source
@@ -324,20 +352,8 @@ impl World {
     }
 
     fn run(&mut self) {
-        for _ in 0..STEPS {
-            self.step(true);
-        }
-        for _ in 0..20_000 {
-            self.step(false);
-            let sending = matches!(self.stream.phase(), Phase::Sending { .. });
-            if self.stream.position().source_offset == self.end && self.captured.is_empty() && sending {
-                break;
-            }
-        }
+        self.run_until_at_rest();
         let held: Vec<Vec<u8>> = self.broker.log.iter().map(|batch| batch.records.clone()).collect();
-        let at = self.stream.position();
-        let row: Vec<_> = self.broker.log.iter().map(|batch| (batch.epoch, batch.sequence, batch.count)).collect();
-        assert_eq!(at.source_offset, self.end, "it stands still in {:?} at {at:?}, with {row:?}", self.stream.phase());
         assert_eq!(held, self.expected());
         let refused = |batch: &Batch| self.broker.refused.contains(&batch.header.base_offset);
         let skipped: u64 = (self.source.iter().map(|bytes| read(bytes, Feed::CatchUp, self.now)))
@@ -345,15 +361,58 @@ impl World {
             .map(|batch| batch.header.record_count as u64)
             .sum();
         assert_eq!(
-            at.toll.skipped_records, skipped,
+            self.stream.position().toll.skipped_records,
+            skipped,
             "every record that was stepped over is counted once, over restarts"
         );
+    }
+
+    /// With an operator who rewinds: each incarnation is an unbroken part of the source, none begins behind what was there before, and all is there.
+    fn run_with_rewinds(&mut self) {
+        self.rewinds = true;
+        self.run_until_at_rest();
+        let expected = self.expected();
+        let mut covered = 0;
+        for incarnation in self.broker.log.chunk_by(|a, b| a.epoch == b.epoch) {
+            let records: Vec<&Vec<u8>> = incarnation.iter().map(|batch| &batch.records).collect();
+            let fits = |at: &usize| expected[*at..].iter().take(records.len()).eq(records.iter().copied());
+            let at = (0..=covered).rev().filter(|at| expected.len() - at >= records.len()).find(fits);
+            let at = at.unwrap_or_else(|| panic!("incarnation {} has a gap", incarnation[0].epoch));
+            covered = covered.max(at + records.len());
+        }
+        assert_eq!(covered, expected.len(), "something is missing");
+    }
+
+    fn run_until_at_rest(&mut self) {
+        for _ in 0..STEPS {
+            self.step(true);
+        }
+        self.paused = false;
+        for _ in 0..20_000 {
+            self.step(false);
+            let sending = matches!(self.stream.phase(), Phase::Sending { .. });
+            if self.stream.position().source_offset == self.end && self.captured.is_empty() && sending {
+                break;
+            }
+        }
+        let at = self.stream.position();
+        let row: Vec<_> = self.broker.log.iter().map(|batch| (batch.epoch, batch.sequence, batch.count)).collect();
+        assert_eq!(at.source_offset, self.end, "it stands still in {:?} at {at:?}, with {row:?}", self.stream.phase());
         assert!(matches!(self.stream.phase(), Phase::Sending { .. }), "{:?}", self.stream.phase());
     }
 }
 
 #[test]
 fn under_any_mix_of_faults_the_region_gets_every_record_once_and_in_order() {
+    for_each_seed(World::run);
+}
+
+#[test]
+fn under_any_mix_of_faults_a_rewind_leaves_no_gap_and_no_disorder() {
+    for_each_seed(World::run_with_rewinds);
+}
+
+fn for_each_seed(run: fn(&mut World)) {
     let seeds = match std::env::var("DIFFLUENT_SEED") {
         Ok(seed) => {
             let seed = seed.parse().expect("DIFFLUENT_SEED is a number");
@@ -362,7 +421,7 @@ fn under_any_mix_of_faults_the_region_gets_every_record_once_and_in_order() {
         Err(_) => 0..SEEDS,
     };
     for seed in seeds {
-        let result = std::panic::catch_unwind(|| World::new(seed).run());
+        let result = std::panic::catch_unwind(|| run(&mut World::new(seed)));
         assert!(result.is_ok(), "DIFFLUENT_SEED={seed} cargo test --lib mirror::stream");
     }
 }

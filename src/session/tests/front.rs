@@ -6,7 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::super::{Advertise, Front, FrontConfig, FrontError, Limits, SessionMetrics};
+use super::super::{Advertise, Front, FrontConfig, FrontError, FrontSettings, Limits, SessionMetrics};
 use super::*;
 use crate::net::Dialer;
 
@@ -33,16 +33,23 @@ struct Running {
     task: JoinHandle<Result<(), FrontError>>,
 }
 
+fn settings() -> FrontSettings {
+    FrontSettings {
+        frame_bytes_max: 1 << 20,
+        dial_timeout: Duration::from_secs(5),
+        drain_within: Duration::from_secs(5),
+        limits: Limits::default(),
+    }
+}
+
 fn front(bootstrap: &[SocketAddr], known: Vec<(i32, String, u16)>) -> Running {
     let config = FrontConfig {
         listen: "127.0.0.1:0".to_owned(),
         advertise: Advertise::Ports { host: "127.0.0.1".into(), ports: 0..=0 },
         tls: None,
-        frame_bytes_max: 1 << 20,
         bootstrap_servers: bootstrap.iter().map(SocketAddr::to_string).collect(),
         dialer: Dialer::plain(),
-        dial_timeout: Duration::from_secs(5),
-        limits: Limits::default(),
+        settings: settings(),
     };
     let metrics = Arc::new(SessionMetrics::default());
     let front = Front::bind(config, known, Arc::new(Capture::new(0)), Arc::clone(&metrics)).unwrap();
@@ -139,11 +146,9 @@ async fn a_port_that_is_taken_is_named() {
         listen: taken.local_addr().unwrap().to_string(),
         advertise: Advertise::Ports { host: "127.0.0.1".into(), ports: 0..=0 },
         tls: None,
-        frame_bytes_max: 1 << 20,
         bootstrap_servers: vec!["localhost:9092".to_owned()],
         dialer: Dialer::plain(),
-        dial_timeout: Duration::from_secs(1),
-        limits: Limits::default(),
+        settings: settings(),
     };
     let bind = |config| Front::bind(config, vec![], Arc::new(Capture::new(0)), Arc::default());
     let error = bind(config.clone()).unwrap_err();

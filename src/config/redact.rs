@@ -1,22 +1,22 @@
-//! The configuration as the admin port shows it: everything but secrets, of which it says whether they are set.
+//! The configuration as it may be shown and kept: everything but secrets, of which it says whether they are set.
 
 use serde_json::{Map, Value};
 
-use crate::config::Config;
+use super::Config;
 
 /// A key that has one of these words in its name, between `_`, holds a secret, unless it names a file.
 const SECRET_WORDS: [&str; 4] = ["password", "secret", "token", "passphrase"];
 /// A key that ends so names a file: where a secret is, is none.
 const FILE_ENDINGS: [&str; 3] = ["_file", "_path", "_env"];
 
-/// What `/config` shows: the effective values, defaults filled in, `"set"` or `"not set"` for secrets.
+/// The effective values, defaults filled in, `"set"` or `"not set"` for secrets.
 pub fn redacted(config: &Config) -> Value {
     let mut value = serde_json::to_value(config).unwrap_or_else(|error| unreachable!("plain data: {error}"));
     hide(&mut value);
     value
 }
 
-fn hide(value: &mut Value) {
+pub(super) fn hide(value: &mut Value) {
     match value {
         Value::Object(keys) => hide_keys(keys),
         Value::Array(items) => items.iter_mut().for_each(hide),
@@ -35,7 +35,8 @@ fn hide_keys(keys: &mut Map<String, Value>) {
     }
 }
 
-fn is_secret(key: &str) -> bool {
+/// Whether a key of this name holds a secret.
+pub(super) fn is_secret(key: &str) -> bool {
     let names_a_file = FILE_ENDINGS.iter().any(|ending| key.ends_with(ending));
     !names_a_file && key.split('_').any(|word| SECRET_WORDS.contains(&word))
 }
