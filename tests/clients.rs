@@ -455,7 +455,7 @@ async fn the_tools_tell_the_same_as_at_the_broker(world: &World) -> Result<()> {
         ("org.apache.kafka.tools.ClusterTool", &["cluster-id", "--bootstrap-server", "HERE"]),
         ("org.apache.kafka.tools.FeatureCommand", &["--bootstrap-server", "HERE", "describe"]),
         ("org.apache.kafka.tools.GroupsCommand", &["--bootstrap-server", "HERE", "--list"]),
-        ("org.apache.kafka.tools.TransactionsCommand", &["--bootstrap-server", "HERE", "describe", "--transactional-id", "copier"]),
+        ("org.apache.kafka.tools.TransactionsCommand", &["--bootstrap-server", "HERE", "list"]),
         ("org.apache.kafka.tools.GetOffsetShell", &["--bootstrap-server", "HERE", "--topic", "grouped"]),
         ("org.apache.kafka.tools.LogDirsCommand", &["--bootstrap-server", "HERE", "--describe", "--topic-list", "grouped"]),
         (CONSUMER_GROUPS, &["--bootstrap-server", "HERE", "--describe", "--group", "modern", "--state"]),

@@ -66,11 +66,16 @@ async fn users(side: &mut Side<'_>, version: i16) -> Result<()> {
     const SCRAM_SHA_256: i8 = 1;
     let user = side.name("bob");
     let bytes = |byte: u8| HEXLOWER.encode(&[byte; 32]);
-    let upsert = json!({ "Name": user, "Mechanism": SCRAM_SHA_256, "Iterations": 4096, "Salt": bytes(1), "SaltedPassword": bytes(2) });
+    let upsert = |name: &str| {
+        json!({ "Upsertions": [{ "Name": name, "Mechanism": SCRAM_SHA_256, "Iterations": 4096,
+            "Salt": bytes(1), "SaltedPassword": bytes(2) }] })
+    };
+    // Somebody stays: where the last user of a mechanism goes while another comes, a broker may forget the other (seen in ScramDelta.apply).
+    side.attempt(SECOND, "AlterUserScramCredentials", version, &upsert("somebody")).await?;
     let described = json!({ "Users": [{ "Name": user }, { "Name": "nobody" }] });
     let there = |answer: &Value| answer["Results"].to_string().contains("\"Iterations\"");
     let taken = |answer: &Value| answer["Results"][0]["ErrorCode"] == 0;
-    side.ask_until(SECOND, "AlterUserScramCredentials", version, json!({ "Upsertions": [upsert] }), taken).await?;
+    side.ask_until(SECOND, "AlterUserScramCredentials", version, upsert(&user), taken).await?;
     side.ask_until(FIRST, "DescribeUserScramCredentials", version, described.clone(), there).await?;
     for _ in 0..2 {
         let delete = json!({ "Deletions": [{ "Name": user, "Mechanism": SCRAM_SHA_256 }] });

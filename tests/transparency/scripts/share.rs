@@ -49,7 +49,8 @@ async fn members(side: &mut Side<'_>, at: i32, topic_id: &str, version: i16) -> 
     side.ask(at, "ShareGroupHeartbeat", version, beat(-1, json!(null))).await?;
     let partitions = json!([{ "PartitionIndex": 0, "StartOffset": 0 }]);
     let from_the_start = json!({ "GroupId": group, "Topics": [{ "TopicName": TOPIC, "Partitions": partitions }] });
-    side.ask(at, "AlterShareGroupOffsets", 0, from_the_start).await?;
+    let set = |answer: &Value| answer["ErrorCode"] == 0 && answer["Responses"][0]["Partitions"][0]["ErrorCode"] == 0;
+    side.ask_until(at, "AlterShareGroupOffsets", 0, from_the_start, set).await?;
     side.ask(at, "ShareGroupHeartbeat", version, beat(0, json!([TOPIC]))).await?;
     assigned(side, at, version, &group, &member).await?;
     let deadline = Instant::now() + PATIENCE;
