@@ -26,13 +26,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::access::{Access, AccessError, CertificateMetrics};
+use crate::admin::guard::Openness;
 use crate::admin::{
-    self, AdminState, ClusterView, CommandFuture, Commands, HistoryFuture, LagFuture, LagSource, Process, Readiness,
-    ReloadFuture,
+    self, AdminState, ClusterView, CommandFuture, Commands, Guard, HistoryFuture, LagFuture, LagSource, Process,
+    Readiness, ReloadFuture,
 };
 use crate::capture::Capture;
+use crate::client::Reach;
 use crate::client::cluster::{Cluster, Metadata};
-use crate::config::{self, Config, Proxy};
+use crate::client::sasl::Sasl;
+use crate::config::{self, Config, Proxy, Secret};
 use crate::history::{Cause, History};
 use crate::journal::{Journal, Kind};
 use crate::lag::{Hold, RateLimits, State};
@@ -119,6 +122,7 @@ pub async fn run(start: Start, shutdown: watch::Receiver<bool>) -> Result<(), Ap
     let address = config.admin.listen.to_string();
     let admin_port =
         TcpListener::bind(&address).await.map_err(|source| AppError::Admin { address: address.clone(), source })?;
+    let guard = guard(&config.admin, &admin_port)?;
     let history = Arc::new(History::default());
     // What regions speak is set up at the start.
     let spoken: HashMap<_, _> = config.region.iter().map(|region| (region.name.clone(), region.tls.clone())).collect();
@@ -153,6 +157,7 @@ pub async fn run(start: Start, shutdown: watch::Receiver<bool>) -> Result<(), Ap
         registry: Arc::new(registry),
         clusters: Arc::new(move || known.clusters()),
         journal: journal.clone(),
+        guard,
         version: VERSION,
         commit: COMMIT,
     };
@@ -201,6 +206,7 @@ async fn reread(
 /// What is to be had before a configuration comes into effect, at the start as later: whatever can fail is tried here, and nothing is changed but the limit of
 /// file descriptors.
 fn prepare(config: &Config) -> Result<FrontSettings, AppError> {
+    secrets(config)?;
     let proxy = &config.proxy;
     Ok(FrontSettings {
         frame_bytes_max: proxy.frame_limit.as_usize(),
@@ -208,6 +214,42 @@ fn prepare(config: &Config) -> Result<FrontSettings, AppError> {
         drain_within: proxy.drain_timeout,
         limits: limits(proxy)?,
     })
+}
+
+/// Who may do what on the admin port; says so where others than this machine can connect.
+fn guard(config: &config::Admin, port: &TcpListener) -> Result<Guard, AppError> {
+    let bound = port.local_addr().map_err(|source| AppError::Admin { address: config.listen.to_string(), source })?;
+    let guard = Guard::new(config, bound);
+    match guard.openness() {
+        Openness::Closed => {}
+        Openness::Reading => tracing::info!(
+            %bound,
+            "the admin port tells everything but secrets to anybody who can connect; only commands take the token ([admin] token_for)"
+        ),
+        Openness::ReadingWithoutCommands => tracing::warn!(
+            %bound,
+            "the admin port is open to other machines: anybody who can connect can read; commands are refused until [admin] token is set, or \
+             give it an address of this machine alone"
+        ),
+    }
+    Ok(guard)
+}
+
+/// Whether all secrets are where the configuration says: better now than at the first connection that needs one.
+fn secrets(config: &Config) -> Result<(), AppError> {
+    let dial_timeout = config.proxy.dial_timeout;
+    let local = config.local.sasl.iter().map(|sasl| ("local cluster".to_owned(), "local.sasl", sasl));
+    let regions = config.region.iter().filter_map(|region| {
+        Some((format!("region {:?}", region.name.as_str()), "region.sasl", region.sasl.as_ref()?))
+    });
+    for (whose, table, sasl) in local.chain(regions) {
+        let checked = Sasl::new(table, sasl, dial_timeout).check_secrets();
+        checked.map_err(|error| AppError::Misfit(format!("{whose}: {error}")))?;
+    }
+    match config.admin.token.as_ref().map(Secret::read) {
+        Some(Err(error)) => Err(AppError::Misfit(format!("[admin] token: {error}"))),
+        _ => Ok(()),
+    }
 }
 
 /// What clients may take, within what file descriptors allow: their limit is raised as far as it may.
@@ -266,13 +308,9 @@ async fn serve(
     let Parts { access, settings, capture, sessions, mirror: mirror_metrics } = parts;
     let config = status.reloader.config();
     let servers: Vec<String> = config.local.bootstrap_servers.iter().map(ToString::to_string).collect();
-    let local = Cluster::new(
-        "local",
-        servers.clone(),
-        Arc::new(access.local()),
-        config.proxy.dial_timeout,
-        mirror_metrics.traffic("local"),
-    );
+    let dial_timeout = config.proxy.dial_timeout;
+    let way = Reach::new(Arc::new(access.local()), "local.sasl", config.local.sasl.as_ref(), dial_timeout);
+    let local = Cluster::new("local", servers.clone(), way, dial_timeout, mirror_metrics.traffic("local"));
     let metadata = tokio::select! {
         metadata = reach(&local, journal) => metadata,
         // The sender is the signal handler: it is there as long as the process.

@@ -121,7 +121,9 @@ pub fn remedy(state: State, reason: Option<&str>) -> Option<String> {
     match state {
         State::Stalled | State::Paused => reason?.split_once("; ").map(|(_, remedy)| remedy.to_owned()),
         State::Unreachable => {
-            Some("look at the region's brokers and the line to them; it goes on by itself once they answer".to_owned())
+            let said = reason.and_then(|reason| reason.split_once("; ")).map(|(_, remedy)| remedy);
+            let usual = "look at the region's brokers and the line to them; it goes on by itself once they answer";
+            Some(said.unwrap_or(usual).to_owned())
         }
         _ => None,
     }

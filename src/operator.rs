@@ -3,19 +3,34 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Method, Request, StatusCode, header};
+use axum::http::{HeaderValue, Method, Request, StatusCode, header};
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
 use crate::admin::who::USER_HEADER;
-use crate::config::HostPort;
+use crate::config::{HostPort, Secret};
 
 /// How long the running proxy may take to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The longest answer that is read: some hundred regions in a few numbers each.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// A running proxy's admin port, and what it asks for.
+#[derive(Clone, Debug)]
+pub struct AdminPort {
+    /// Where it is.
+    pub address: HostPort,
+    /// The token that it may want.
+    pub token: Option<Secret>,
+}
+
+impl std::fmt::Display for AdminPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.address.fmt(f)
+    }
+}
 
 /// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +55,7 @@ pub enum OperatorError {
 /// # Errors
 /// [`OperatorError`]: nothing was stepped over then, unless the answer was lost on its way.
 pub async fn skip(
-    admin: &HostPort,
+    admin: &AdminPort,
     region: &str,
     topic: &str,
     partition: i32,
@@ -61,7 +76,7 @@ pub async fn skip(
 ///
 /// # Errors
 /// [`OperatorError`].
-pub async fn get(admin: &HostPort, path: &str) -> Result<Value, OperatorError> {
+pub async fn get(admin: &AdminPort, path: &str) -> Result<Value, OperatorError> {
     call(admin, Method::GET, path).await
 }
 
@@ -69,13 +84,14 @@ pub async fn get(admin: &HostPort, path: &str) -> Result<Value, OperatorError> {
 ///
 /// # Errors
 /// [`OperatorError`]: nothing was done then, unless the answer was lost on its way.
-pub async fn post(admin: &HostPort, path: &str) -> Result<Value, OperatorError> {
+pub async fn post(admin: &AdminPort, path: &str) -> Result<Value, OperatorError> {
     call(admin, Method::POST, path).await
 }
 
-async fn call(admin: &HostPort, method: Method, path: &str) -> Result<Value, OperatorError> {
-    let silent = |reason: String| OperatorError::Silent { address: admin.clone(), reason };
-    let (status, body) = match tokio::time::timeout(DEADLINE, exchange(admin, method, path)).await {
+async fn call(admin: &AdminPort, method: Method, path: &str) -> Result<Value, OperatorError> {
+    let silent = |reason: String| OperatorError::Silent { address: admin.address.clone(), reason };
+    let bearer = bearer(admin).map_err(OperatorError::Refused)?;
+    let (status, body) = match tokio::time::timeout(DEADLINE, exchange(&admin.address, bearer, method, path)).await {
         Ok(answered) => answered.map_err(silent)?,
         Err(_) => return Err(silent(format!("no answer within {} s", DEADLINE.as_secs()))),
     };
@@ -100,14 +116,33 @@ pub fn escaped(text: &str) -> String {
     text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
-async fn exchange(admin: &HostPort, method: Method, path: &str) -> Result<(StatusCode, Bytes), String> {
-    let stream = TcpStream::connect(admin.to_string()).await.map_err(|error| error.to_string())?;
+/// What proves that the command may be given.
+fn bearer(admin: &AdminPort) -> Result<Option<HeaderValue>, String> {
+    let Some(token) = &admin.token else { return Ok(None) };
+    let token = token.read().map_err(|error| format!("the token for the admin port can't be had: {error}"))?;
+    let bearer = HeaderValue::from_str(&format!("Bearer {token}"));
+    let mut bearer = bearer.map_err(|_| "the token for the admin port has characters that can't be sent".to_owned())?;
+    bearer.set_sensitive(true);
+    Ok(Some(bearer))
+}
+
+async fn exchange(
+    address: &HostPort,
+    bearer: Option<HeaderValue>,
+    method: Method,
+    path: &str,
+) -> Result<(StatusCode, Bytes), String> {
+    let stream = TcpStream::connect(address.to_string()).await.map_err(|error| error.to_string())?;
     let connected = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = connected.map_err(|error| error.to_string())?;
     let driver = tokio::spawn(connection);
-    let request = Request::builder().method(method).uri(path).header(header::HOST, admin.to_string());
+    let request = Request::builder().method(method).uri(path).header(header::HOST, address.to_string());
     let request = match user() {
         Some(user) => request.header(USER_HEADER, user),
+        None => request,
+    };
+    let request = match bearer {
+        Some(bearer) => request.header(header::AUTHORIZATION, bearer),
         None => request,
     };
     let request = request.body(Body::empty()).map_err(|error| error.to_string())?;

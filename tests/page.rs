@@ -13,9 +13,10 @@ use anyhow::{Context, Result};
 use common::{DIFFLUENT, wait_mirrored};
 use diffluent::admin::clusters::BrokerView;
 use diffluent::admin::{
-    self, AdminState, ClusterView, CommandFuture, Commands, HistoryFuture, LagFuture, LagSource, Process, Readiness,
-    ReloadFuture,
+    self, AdminState, ClusterView, CommandFuture, Commands, Guard, HistoryFuture, LagFuture, LagSource, Process,
+    Readiness, ReloadFuture,
 };
+use diffluent::config::{self, Secret, TokenFor};
 use diffluent::history::Told;
 use diffluent::journal::{Journal, Kind};
 use diffluent::lag::{
@@ -290,6 +291,15 @@ struct Port {
 
 impl Port {
     async fn open(address: &str, stage: &Arc<Stage>, journal: &Arc<Journal>) -> Result<Self> {
+        Self::guarded(address, stage, journal, &config::Admin::default()).await
+    }
+
+    async fn guarded(
+        address: &str,
+        stage: &Arc<Stage>,
+        journal: &Arc<Journal>,
+        config: &config::Admin,
+    ) -> Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let (shutdown, down) = watch::channel(false);
@@ -312,6 +322,7 @@ impl Port {
             registry: Arc::new(Registry::with_prefix("diffluent")),
             clusters: Arc::new(move || vec![cluster("eu-west", 0), cluster("us-east", 2)]),
             journal: journal.clone(),
+            guard: Guard::new(config, address),
             process: stage.clone(),
             version: "0.1.0",
             commit: "c0ffee",
@@ -593,6 +604,71 @@ async fn a_region_and_a_topic_are_paused_and_resumed_on_the_page_which_says_who_
     assert_silent(&mut browser);
     drop(browser);
     port.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_asks_for_the_token_keeps_it_in_its_tab_and_steps_over_a_batch_with_it() -> Result<()> {
+    const TOKEN: &str = "s3cret+/=";
+    let stage = Arc::new(Stage::default());
+    stage.show(vec![one_off("us-east", State::Stalled, 27, 95.0)]);
+    let token = Some(Secret::Text(TOKEN.into()));
+    let mut browser = Browser::start().await?;
+    for token_for in [TokenFor::Commands, TokenFor::Everything] {
+        let config = config::Admin { token: token.clone(), token_for, ..config::Admin::default() };
+        let port = Port::guarded("127.0.0.1:0", &stage, &Arc::default(), &config).await?;
+        browser.open(&port.url()).await?;
+        let give = |text: &str| {
+            format!(
+                "document.getElementById('token-text').value = '{text}'; document.querySelector('#token [value=use]').click()"
+            )
+        };
+        if token_for == TokenFor::Everything {
+            browser.until("document.getElementById('token').open", PATIENCE).await?;
+            assert_eq!(browser.eval("document.querySelectorAll('#topics tbody tr').length").await?, 0);
+            browser.eval(&give("wrong")).await?;
+            browser
+                .until("document.getElementById('token-told').innerText === 'This is not the token.'", PATIENCE)
+                .await?;
+            browser.eval(&give(TOKEN)).await?;
+        }
+        browser.until("document.querySelectorAll('#topics tbody tr').length === 3", PATIENCE).await?;
+        browser.eval("document.querySelector('#topics [aria-label=\"Partitions of payments\"]').click()").await?;
+        browser.until("document.querySelector('#partitions .danger')", PATIENCE).await?;
+        browser.eval("document.querySelector('#partitions .danger').click()").await?;
+        browser.until("document.getElementById('skip').open", PATIENCE).await?;
+        browser.eval("document.querySelector('#skip .danger').click()").await?;
+        if token_for == TokenFor::Commands {
+            // No token, and then one.
+            browser.until("document.getElementById('token').open", PATIENCE).await?;
+            browser.eval("document.querySelector('#token [value=cancel]').click()").await?;
+            browser
+                .until("document.getElementById('skip-told').innerText.includes('takes the token')", PATIENCE)
+                .await?;
+            assert!(stage.skipped.lock().unwrap().is_empty());
+            browser.eval("document.querySelector('#partitions .danger').click()").await?;
+            browser.until("document.getElementById('skip').open", PATIENCE).await?;
+            browser.eval("document.querySelector('#skip .danger').click()").await?;
+            browser.until("document.getElementById('token').open", PATIENCE).await?;
+            browser.eval(&give(TOKEN)).await?;
+        }
+        browser
+            .until("document.getElementById('skip-told').innerText.includes('Stepped over 4 records')", PATIENCE)
+            .await?;
+        assert_eq!(std::mem::take(&mut *stage.skipped.lock().unwrap()).len(), 1);
+        // The same tab, later.
+        browser.open(&port.url()).await?;
+        browser.until("document.querySelectorAll('#topics tbody tr').length === 3", PATIENCE).await?;
+        assert_eq!(browser.eval("document.getElementById('token').open").await?, false);
+        let kept = browser.eval("sessionStorage.length + ' ' + localStorage.length + ' ' + document.cookie").await?;
+        assert_eq!(kept, "1 0 ", "kept in the tab, and nowhere else");
+        port.close().await?;
+        browser.open("about:blank").await?;
+    }
+    // That the port wants a token is all that the console says.
+    let complaints = browser.complaints();
+    let others: Vec<&String> = complaints.iter().filter(|said| !said.contains("401")).collect();
+    assert!(others.iter().all(|said| said.contains("ERR_")), "{others:?}");
+    Ok(())
 }
 
 /// Presses Tab until what is focused says `name`.

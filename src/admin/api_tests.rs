@@ -273,7 +273,7 @@ async fn another_sites_page_changes_nothing() {
     }
     assert_eq!(port.json("/events").await.1["events"], json!([]));
     let (status, body) =
-        port.request_with("POST", path, "Origin: http://admin\r\nSec-Fetch-Site: same-origin\r\n").await;
+        port.request_with("POST", path, "Origin: http://127.0.0.1\r\nSec-Fetch-Site: same-origin\r\n").await;
     assert_eq!(status, 200, "{body}");
     port.close().await;
 }

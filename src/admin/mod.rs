@@ -15,6 +15,7 @@ pub mod catalog;
 pub mod clusters;
 mod commands;
 mod flow;
+pub mod guard;
 mod live;
 mod metrics;
 mod monitor;
@@ -38,6 +39,7 @@ use serde::Serialize;
 
 pub use catalog::undocumented;
 pub use clusters::ClusterView;
+pub use guard::Guard;
 pub use server::serve;
 
 use crate::history::Told;
@@ -158,6 +160,8 @@ pub struct AdminState {
     pub clusters: Arc<dyn Fn() -> Vec<ClusterView> + Send + Sync>,
     /// What changed state.
     pub journal: Arc<Journal>,
+    /// Who may do what.
+    pub guard: Guard,
     /// This process.
     pub process: Arc<dyn Process>,
     /// The version of this build.

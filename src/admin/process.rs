@@ -91,7 +91,7 @@ pub(super) async fn set_log(
     let LogWanted { filter } = asked(wanted, QUERY)?;
     let log = admin.state.process.log();
     let before = log.text();
-    log.set(&filter).map_err(|what| Refusal::from(wrong(format!("filter {filter:?}: {what}; {QUERY}"))))?;
+    log.set(&filter).map_err(|what| wrong(format!("filter {filter:?}: {what}; {QUERY}")))?;
     let message = format!("log: done, {filter:?} instead of {before:?}");
     tracing::info!(%by, "an operator asked for a {message}");
     admin.state.journal.command(&by, Place::default(), &message);

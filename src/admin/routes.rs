@@ -8,7 +8,7 @@ use axum::Json;
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::answer::{Answer, Refusal, error, unknown, wrong};
+use super::guard::guarded;
 use super::live::{STREAMS_MAX, live};
 use super::monitor::Monitor;
 use super::server::{BODY_BYTES_MAX, REQUEST_TIME_MAX};
@@ -123,7 +124,7 @@ pub(super) fn router(admin: Admin) -> Router {
         .fold(Router::new(), |router, (path, _, methods)| router.route(path, methods))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn(from_here))
+        .layer(middleware::from_fn_with_state(admin.state.guard.clone(), guarded))
         .layer(middleware::from_fn(in_time))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(admin)
@@ -138,30 +139,6 @@ async fn in_time(request: Request, next: Next) -> Response {
             let seconds = REQUEST_TIME_MAX.as_secs();
             error(StatusCode::SERVICE_UNAVAILABLE, format!("{path} could not be answered within {seconds} s"))
         }
-    }
-}
-
-/// What changes something is not done for another site's page that an operator's browser happens to show.
-async fn from_here(request: Request, next: Next) -> Response {
-    if request.method() != Method::GET && is_foreign(request.headers()) {
-        return error(
-            StatusCode::FORBIDDEN,
-            "this was asked for by another site's page; use diffluent's own, or its command line",
-        );
-    }
-    next.run(request).await
-}
-
-/// Whether a browser says that the request comes from another origin. What is no browser says nothing.
-fn is_foreign(headers: &HeaderMap) -> bool {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    match headers.get(header::ORIGIN) {
-        Some(origin) => {
-            let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
-            origin.is_none() || origin != text(header::HOST)
-        }
-        None => text(header::HeaderName::from_static("sec-fetch-site"))
-            .is_some_and(|site| site != "same-origin" && site != "none"),
     }
 }
 

@@ -239,6 +239,7 @@ impl Port {
             registry: Arc::new(registry),
             clusters: Arc::new(|| vec![cluster("local"), cluster("us")]),
             journal: journal.clone(),
+            guard: Guard::new(&crate::config::Admin::default(), address),
             process: Arc::new(Whole(LogFilter::new(
                 "info",
                 Box::new(|text| if text == "=" { Err("no".into()) } else { Ok(()) }),
@@ -261,7 +262,7 @@ impl Port {
     /// As [`Port::request`], with more header lines, each ending in CR LF.
     pub(super) async fn request_with(&self, method: &str, path: &str, headers: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: admin\r\n{headers}Connection: close\r\n\r\n");
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{headers}Connection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();

@@ -8,10 +8,13 @@ use kafka_protocol::protocol::StrBytes;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use crate::client::ClientError;
+use super::rights::{self, AllowedTopics};
 use crate::client::apis::{Call, NEEDED};
 use crate::client::cluster::{Cluster, Metadata};
 use crate::client::connection::{Connection, Traffic};
+use crate::client::error_code::GROUP_AUTHORIZATION_FAILED;
+use crate::client::rights::{Operation, Right, is_denial};
+use crate::client::{ClientError, Reach};
 use crate::config::HostPort;
 use crate::net::tls::TlsFacts;
 use crate::net::{Dialer, Stream};
@@ -30,6 +33,13 @@ pub(super) enum Answer {
     NoBroker,
     /// Its name can't be looked up.
     NoSuchHost(String),
+    /// It does not let diffluent in.
+    Refuses {
+        /// Why.
+        why: String,
+        /// What to do.
+        advice: String,
+    },
     /// It does not answer, or not as a broker.
     Fails(String),
 }
@@ -56,6 +66,8 @@ pub(super) struct Found {
     pub cluster: Option<Arc<Cluster>>,
     /// Groups whose coordinator was asked for, and what went wrong.
     pub groups: Vec<(String, Option<GroupTrouble>)>,
+    /// What may be done with its topics.
+    pub allowed: AllowedTopics,
 }
 
 /// Why a group's coordinator is not there.
@@ -63,8 +75,32 @@ pub(super) struct Found {
 pub(super) enum GroupTrouble {
     /// Its topic is being created, or its broker is starting.
     NotYet(String),
+    /// A right is missing.
+    Denied {
+        /// Which.
+        what: String,
+        /// The command that grants it.
+        advice: String,
+    },
     /// Refused, or not answered.
     Fails(String),
+}
+
+/// Whom to ask for what.
+#[derive(Clone, Debug)]
+pub(super) struct Question {
+    /// The cluster's name in the configuration.
+    pub name: String,
+    /// Its bootstrap servers.
+    pub servers: Vec<HostPort>,
+    /// How it is reached.
+    pub reach: Reach,
+    /// The same way, to see what TLS comes to.
+    pub dialer: Dialer,
+    /// Groups that are kept there.
+    pub groups: Vec<String>,
+    /// Topics that must be there by name.
+    pub topics: Vec<Arc<str>>,
 }
 
 impl Found {
@@ -77,20 +113,11 @@ impl Found {
 /// Kafka's COORDINATOR_LOAD_IN_PROGRESS and COORDINATOR_NOT_AVAILABLE.
 const COORDINATOR_SOON: [i16; 2] = [14, 15];
 
-/// A cluster that is to be asked.
-#[derive(Clone, Debug)]
-pub(super) struct Asked {
-    pub name: Arc<str>,
-    pub servers: Vec<HostPort>,
-    pub dialer: Dialer,
-    /// Groups whose coordinators are looked for.
-    pub groups: Vec<String>,
-}
-
-pub(super) async fn ask(asked: &Asked, deadline: Duration) -> Found {
-    let Asked { name, servers, dialer, groups } = asked;
+pub(super) async fn ask(question: &Question, deadline: Duration) -> Found {
+    let name: Arc<str> = Arc::from(question.name.as_str());
+    let ways = (&question.reach, &question.dialer);
     let mut found = Found::default();
-    for (server, answer) in all(name, dialer, servers.clone(), deadline).await {
+    for (server, answer) in all(ways, &name, question.servers.clone(), deadline).await {
         found.bootstrap.push((server.to_string(), answer));
     }
     let working: Vec<String> = found
@@ -102,7 +129,8 @@ pub(super) async fn ask(asked: &Asked, deadline: Duration) -> Found {
     if working.is_empty() {
         return found;
     }
-    let cluster = Cluster::new(name, working, Arc::new(dialer.clone()), deadline, Arc::<Traffic>::default());
+    let cluster = Cluster::new(&name, working, question.reach.clone(), deadline, Arc::<Traffic>::default());
+    cluster.expect(question.topics.iter().cloned());
     let metadata = match cluster.refresh().await {
         Ok(metadata) => metadata,
         Err(error) => {
@@ -112,15 +140,17 @@ pub(super) async fn ask(asked: &Asked, deadline: Duration) -> Found {
     };
     let addresses: Vec<HostPort> =
         metadata.brokers.values().map(|(host, port)| HostPort::new(host.clone(), *port)).collect();
-    let answers = all(name, dialer, addresses, deadline).await;
+    let answers = all(ways, &name, addresses, deadline).await;
     for (node_id, (address, answer)) in metadata.brokers.keys().zip(answers) {
         found.brokers.push((*node_id, address.to_string(), answer));
     }
     found.metadata = Some(Ok(metadata));
-    found.cluster = Some(cluster.clone());
-    for group in groups {
-        found.groups.push((group.clone(), coordinator(&cluster, group).await));
+    // Who does not tell them has none.
+    found.allowed = rights::topics(&cluster).await.unwrap_or_default();
+    for group in &question.groups {
+        found.groups.push((group.clone(), group_trouble(&cluster, group).await));
     }
+    found.cluster = Some(cluster);
     found
 }
 
@@ -129,8 +159,8 @@ const AT_ONCE: usize = 32;
 
 /// Tries all addresses, in their order.
 async fn all(
+    (reach, dialer): (&Reach, &Dialer),
     name: &Arc<str>,
-    dialer: &Dialer,
     addresses: Vec<HostPort>,
     deadline: Duration,
 ) -> Vec<(HostPort, Answer)> {
@@ -138,9 +168,9 @@ async fn all(
     for some in addresses.chunks(AT_ONCE) {
         let mut tasks = Vec::new();
         for address in some {
-            let (name, dialer, address) = (Arc::clone(name), dialer.clone(), address.clone());
+            let (reach, dialer, name, address) = (reach.clone(), dialer.clone(), Arc::clone(name), address.clone());
             tasks.push(tokio::spawn(async move {
-                let answer = try_address(name, &dialer, &address, deadline).await;
+                let answer = try_address((&reach, &dialer), name, &address, deadline).await;
                 (address, answer)
             }));
         }
@@ -152,7 +182,12 @@ async fn all(
     answers
 }
 
-async fn try_address(name: Arc<str>, dialer: &Dialer, address: &HostPort, deadline: Duration) -> Answer {
+async fn try_address(
+    (reach, dialer): (&Reach, &Dialer),
+    name: Arc<str>,
+    address: &HostPort,
+    deadline: Duration,
+) -> Answer {
     match timeout(deadline, lookup_host((address.host.as_str(), address.port))).await {
         Ok(Ok(mut addresses)) => {
             if addresses.next().is_none() {
@@ -162,7 +197,7 @@ async fn try_address(name: Arc<str>, dialer: &Dialer, address: &HostPort, deadli
         Ok(Err(error)) => return Answer::NoSuchHost(error.to_string()),
         Err(_) => return Answer::NoSuchHost("the resolver did not answer".into()),
     }
-    match Connection::open(dialer, name, &address.to_string(), Arc::<Traffic>::default(), deadline).await {
+    match Connection::open(reach, name, &address.to_string(), Arc::<Traffic>::default(), deadline).await {
         Ok(connection) if connection.versions(MetadataRequest::KEY).is_none() => Answer::NoBroker,
         Ok(connection) => {
             let tls = match dialer.dial(&address.host, address.port, deadline).await {
@@ -170,6 +205,11 @@ async fn try_address(name: Arc<str>, dialer: &Dialer, address: &HostPort, deadli
                 _ => None,
             };
             Answer::Works { missing: missing(|key| connection.versions(key)), tls }
+        }
+        Err(ClientError::Login { source, .. }) => {
+            let said = source.to_string();
+            let (why, advice) = said.split_once("; ").unwrap_or((&said, "look at the broker's log"));
+            Answer::Refuses { why: why.to_owned(), advice: advice.to_owned() }
         }
         Err(error) => Answer::Fails(reason(&error)),
     }
@@ -181,10 +221,20 @@ pub(super) fn missing(versions: impl Fn(i16) -> Option<(i16, i16)>) -> Vec<Missi
     needed.filter(|call| call.known.is_none_or(|(min, max)| !(min..=max).contains(&call.needed))).collect()
 }
 
-async fn coordinator(cluster: &Cluster, group: &str) -> Option<GroupTrouble> {
+async fn group_trouble(cluster: &Cluster, group: &str) -> Option<GroupTrouble> {
+    let denied = |code| {
+        let denial = cluster.denied(code, Right::group(Operation::Read, group))?;
+        let what = format!("{} lacks the right Read on it", denial.principal);
+        Some(GroupTrouble::Denied { what, advice: format!("grant it: {}", denial.command()) })
+    };
     let request = FindCoordinatorRequest::default().with_key(StrBytes::from_string(group.to_owned())).with_key_type(0);
     match cluster.call_any(&request).await {
-        Ok(answer) if answer.error_code == 0 => None,
+        Ok(answer) if answer.error_code == 0 => {
+            // The coordinator may be a broker that was not there a moment ago: then nothing is known of the rights.
+            let allowed = rights::group(cluster, answer.node_id.0, group).await?;
+            if allowed.lacks(Operation::Read) { denied(GROUP_AUTHORIZATION_FAILED) } else { None }
+        }
+        Ok(answer) if is_denial(answer.error_code) => denied(answer.error_code),
         Ok(answer) => {
             let what = crate::client::error_code::describe(answer.error_code);
             let soon = COORDINATOR_SOON.contains(&answer.error_code);

@@ -23,6 +23,7 @@ fn metadata(topics: &[&str]) -> Metadata {
     };
     Metadata {
         cluster_id: "x".into(),
+        hidden: Default::default(),
         brokers: [(1, ("a".to_owned(), 1)), (2, ("b".to_owned(), 2))].into(),
         topics: topics.iter().map(|name| (Arc::from(*name), topic())).collect(),
     }

@@ -31,6 +31,9 @@ pub(super) fn local(config: &Config, found: &Found) -> Section {
                 format!("the coordinator of the consumer group {group} is not there yet: {what}"),
                 "usual right after a cluster's first start; check again in a minute",
             ),
+            Some(GroupTrouble::Denied { what, advice }) => {
+                Line::failure(format!("progress can't be kept in the consumer group {group}: {what}"), advice.clone())
+            }
             Some(GroupTrouble::Fails(what)) => Line::failure(
                 format!("progress can't be kept in the consumer group {group}: {what}"),
                 "allow diffluent's principal to read and describe the group (kafka-acls --operation Read --group)",
@@ -70,6 +73,7 @@ fn reach(key: &str, tls: bool, found: &Found, section: &mut Section) {
                 format!("{server} is a controller, not a broker: it has no topics"),
                 format!("name the brokers' own listeners in {key}"),
             ),
+            Answer::Refuses { why, advice } => (format!("{server} does not let diffluent in: {why}"), advice.clone()),
             Answer::Fails(why) => (
                 format!("{server}: {why}"),
                 format!(
@@ -108,7 +112,7 @@ fn reach(key: &str, tls: bool, found: &Found, section: &mut Section) {
                 continue;
             }
             Answer::NoBroker => "a controller answers there",
-            Answer::NoSuchHost(why) | Answer::Fails(why) => why,
+            Answer::Refuses { why, .. } | Answer::NoSuchHost(why) | Answer::Fails(why) => why,
         };
         section.push(Line::failure(
             format!("broker {node_id} advertises {address}, which does not work from here: {why}"),
@@ -242,6 +246,7 @@ fn topics(origin: &str, region: &Region, here: &Metadata, there: &Metadata) -> V
             continue;
         }
         match there.topics.get(target.as_str()).map(|topic| topic.partitions.len()) {
+            None if there.hidden.contains(target.as_str()) => {}
             None => absent += 1,
             Some(count) if count < partitions => fewer.push(format!("{target} ({count} of {partitions})")),
             Some(count) if count > partitions => more.push(format!("{target} ({count} instead of {partitions})")),

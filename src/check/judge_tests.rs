@@ -33,13 +33,13 @@ fn cluster(id: &str, topics: &[(&str, i32)]) -> Found {
         cluster_id: id.into(),
         brokers: [(1, ("a".to_owned(), 1)), (2, ("b".to_owned(), 2))].into(),
         topics: topics.iter().map(|(name, n)| (Arc::from(*name), topic(name.starts_with("__"), *n))).collect(),
+        hidden: Default::default(),
     };
     Found {
         bootstrap: vec![("a:1".into(), works())],
         brokers: vec![(1, "a:1".into(), works()), (2, "b:2".into(), works())],
         metadata: Some(Ok(Arc::new(metadata))),
-        groups: Vec::new(),
-        cluster: None,
+        ..Found::default()
     }
 }
 

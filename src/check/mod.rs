@@ -12,18 +12,25 @@ mod fit;
 mod judge;
 mod ports;
 pub mod report;
+mod rights;
 mod settings;
 
 pub use report::{CheckReport, Level};
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 
 use crate::access::Access;
-use crate::config::Config;
-use clusters::{Asked, Found};
+use crate::client::Reach;
+use crate::config::{Config, Region};
+use crate::mirror::topic_list::{MirroredTopic, mirrored_topics};
+use crate::net::Dialer;
+use clusters::{Found, Question};
 use report::{Line, Section};
+use rights::Refusals;
 use settings::Settings;
 
 /// Tries everything that `config` names. Takes as long as the slowest cluster, at most a few times `dial_timeout`.
@@ -41,22 +48,8 @@ pub async fn run(config: &Config) -> CheckReport {
     own.extend(certificates::own(config, &access));
 
     let mut asked = JoinSet::new();
-    // Progress is kept in the local cluster.
-    let groups = config.region.iter().filter(|_| config.mirror.enabled);
-    let local = Asked {
-        name: "local".into(),
-        servers: config.local.bootstrap_servers.clone(),
-        dialer: access.local(),
-        groups: groups.map(|region| format!("diffluent.{}", region.name)).collect(),
-    };
-    let regions = config.region.iter().map(|region| Asked {
-        name: region.name.as_str().into(),
-        servers: region.bootstrap_servers.clone(),
-        dialer: access.region(&region.name),
-        groups: Vec::new(),
-    });
-    for (index, cluster) in std::iter::once(local).chain(regions).enumerate() {
-        asked.spawn(async move { (index, clusters::ask(&cluster, timeout).await) });
+    for (index, question) in questions(config, &access, timeout).into_iter().enumerate() {
+        asked.spawn(async move { (index, clusters::ask(&question, timeout).await) });
     }
     let mut found = asked.join_all().await;
     found.sort_by_key(|(index, _)| *index);
@@ -64,14 +57,25 @@ pub async fn run(config: &Config) -> CheckReport {
 
     let mut sections = vec![own];
     if let Some(local) = found.next() {
-        let regions: Vec<_> = found.collect();
+        let mut regions: Vec<_> = found.collect();
+        let mirrored = mirrored(config, &local);
+        let mut refusals = Vec::new();
+        for (region, topics) in regions.iter_mut().zip(&mirrored) {
+            refusals.push(rights::region(region, topics).await);
+        }
         let (here, there) = set_up(config, &local, &regions).await;
         let mut section = judge::local(config, &local);
+        if let Some(cluster) = &local.cluster {
+            section.extend(readable(config, &local, &mirrored).lines(cluster));
+        }
         section.extend(here.iter().flat_map(fit::cluster));
         section.extend(here.iter().flat_map(|here| fit::requests(config, here)));
         sections.push(section);
         for (index, region) in regions.iter().enumerate() {
             let mut section = judge::region(config, index, &local, &regions, region);
+            if let (Some(cluster), Some(refused)) = (&region.cluster, refusals.get(index)) {
+                section.extend(refused.lines(cluster));
+            }
             section.extend(there.get(index).into_iter().flatten().flat_map(fit::cluster));
             if let (Some(here), Some(Some(there))) = (&here, there.get(index)) {
                 section.extend(fits(config, index, (&local, here), (region, there)).await);
@@ -131,6 +135,48 @@ async fn fits(
         Err(why) => tracing::debug!(region = %region.name, why, "the age of what is missing can't be told"),
     }
     lines
+}
+
+/// Whom to ask: the local cluster, then the regions.
+fn questions(config: &Config, access: &Access, timeout: Duration) -> Vec<Question> {
+    let reach = |dialer: &Dialer, table: &str, sasl| Reach::new(Arc::new(dialer.clone()), table, sasl, timeout);
+    let named = config.region.iter().flat_map(Region::named_topics).map(Arc::from).collect();
+    let groups = config.region.iter().map(|region| format!("diffluent.{}", region.name)).collect();
+    let local = Question {
+        name: "local".to_owned(),
+        servers: config.local.bootstrap_servers.clone(),
+        reach: reach(&access.local(), "local.sasl", config.local.sasl.as_ref()),
+        dialer: access.local(),
+        groups: if config.mirror.enabled { groups } else { Vec::new() },
+        topics: if config.mirror.enabled { named } else { Vec::new() },
+    };
+    let regions = config.region.iter().map(|region| Question {
+        name: region.name.to_string(),
+        servers: region.bootstrap_servers.clone(),
+        reach: reach(&access.region(&region.name), "region.sasl", region.sasl.as_ref()),
+        dialer: access.region(&region.name),
+        // A region's offsets are not used; progress is kept in the local cluster.
+        groups: Vec::new(),
+        topics: Vec::new(),
+    });
+    std::iter::once(local).chain(regions).collect()
+}
+
+/// The topics that each region gets.
+fn mirrored(config: &Config, local: &Found) -> Vec<Vec<MirroredTopic>> {
+    let of =
+        |region| local.metadata().map(|here| mirrored_topics(here, region, &config.proxy.name)).unwrap_or_default();
+    config.region.iter().map(of).collect()
+}
+
+/// What of these topics can't be read.
+fn readable(config: &Config, local: &Found, mirrored: &[Vec<MirroredTopic>]) -> Refusals {
+    let topics: BTreeSet<&Arc<str>> = mirrored.iter().flatten().map(|topic| &topic.name).collect();
+    let hidden = local.metadata().map(|here| here.hidden.clone()).unwrap_or_default();
+    if !config.mirror.enabled {
+        return Refusals::default();
+    }
+    rights::local(&topics.into_iter().collect::<Vec<_>>(), hidden.into_iter(), &local.allowed)
 }
 
 #[cfg(test)]

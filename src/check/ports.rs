@@ -8,15 +8,17 @@ use tokio::net::{TcpListener, lookup_host};
 use tokio::time::timeout;
 
 use super::report::{Line, plural, some_of};
-use crate::config::{Advertise, Config, HostPort, PortRange};
-use crate::operator;
+use crate::admin::Guard;
+use crate::admin::guard::Openness;
+use crate::config::{Admin, Advertise, Config, HostPort, PortRange};
+use crate::operator::{self, AdminPort};
 
 /// How long the admin port of a running diffluent may take to say what it is.
 const PROBE_TIME_MAX: Duration = Duration::from_secs(1);
 
 pub(super) async fn check(config: &Config) -> Vec<Line> {
     let mut lines = Vec::new();
-    if runs_already(&config.admin.listen).await {
+    if runs_already(config).await {
         lines.push(Line::ok(format!(
             "a diffluent answers at {} already: the ports were not tried, they are its own",
             config.admin.listen
@@ -29,12 +31,34 @@ pub(super) async fn check(config: &Config) -> Vec<Line> {
         lines.push(listener("the admin port is", "[admin] listen", &config.admin.listen).await);
     }
     lines.push(advertise(config).await);
+    lines.extend(admin(&config.admin).await);
     lines
 }
 
-/// Whether the admin port of a diffluent answers at `address`.
-async fn runs_already(address: &HostPort) -> bool {
-    let asked = timeout(PROBE_TIME_MAX, operator::get(address, "/openapi.json")).await;
+/// Who else than this machine could read or change something through the admin port.
+async fn admin(config: &Admin) -> Option<Line> {
+    let bound = lookup_host((config.listen.host.as_str(), config.listen.port)).await.ok()?.next()?;
+    match Guard::new(config, bound).openness() {
+        Openness::Closed => None,
+        Openness::Reading => Some(Line::ok(format!(
+            "the admin port {} takes the token for commands; anybody who can connect can read",
+            config.listen
+        ))),
+        Openness::ReadingWithoutCommands => Some(Line::warning(
+            format!(
+                "the admin port {} is open to other machines, and has no token: commands are refused",
+                config.listen
+            ),
+            "set token in [admin], or give it an address of this machine alone (docs/security.md)",
+        )),
+    }
+}
+
+/// Whether a diffluent answers at the admin port of this configuration.
+async fn runs_already(config: &Config) -> bool {
+    // What is asked for takes no token.
+    let port = AdminPort { address: config.admin.listen.clone(), token: None };
+    let asked = timeout(PROBE_TIME_MAX, operator::get(&port, "/openapi.json")).await;
     let document = asked.ok().and_then(Result::ok).unwrap_or_default();
     document["info"]["title"].as_str().is_some_and(|title| title.contains("diffluent"))
 }

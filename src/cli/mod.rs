@@ -20,8 +20,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Admin, Config, HostPort};
+use crate::config::{Admin, Config, HostPort, Secret};
 use crate::log_filter::LogFilter;
+use crate::operator::AdminPort;
 
 /// The command line or a file that it names can't be used (EX_USAGE of sysexits.h): nothing was started.
 pub const EXIT_USAGE: u8 = 64;
@@ -155,16 +156,28 @@ struct Running {
     /// Its admin port, as host:port or http://host:port, instead of a configuration; 127.0.0.1:9644 if neither is given.
     #[arg(long, value_name = "ADDRESS", value_parser = admin_address)]
     admin: Option<HostPort>,
+    /// A file with the token that the admin port asks for, where that is not the one of the configuration.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
 }
+
+/// Holds the token that the admin port asks for, if neither a configuration nor --token-file says it.
+const TOKEN_VARIABLE: &str = "DIFFLUENT_ADMIN_TOKEN";
 
 impl Running {
     /// Where it is: what the file says, or --admin, or where a configuration without `[admin]` puts it.
-    fn address(&self) -> Result<HostPort, Failed> {
-        match (&self.config, &self.admin) {
-            (Some(file), _) => Ok(load(file)?.admin.listen),
-            (None, Some(address)) => Ok(address.clone()),
-            (None, None) => Ok(Admin::default().listen),
-        }
+    fn port(&self) -> Result<AdminPort, Failed> {
+        let (address, configured) = match (&self.config, &self.admin) {
+            (Some(file), _) => {
+                let Admin { listen, token, .. } = load(file)?.admin;
+                (listen, token)
+            }
+            (None, Some(address)) => (address.clone(), None),
+            (None, None) => (Admin::default().listen, None),
+        };
+        let given = self.token_file.clone().map(Secret::File);
+        let in_variable = std::env::var_os(TOKEN_VARIABLE).map(|_| Secret::Env(TOKEN_VARIABLE.to_owned()));
+        Ok(AdminPort { address, token: given.or(configured).or(in_variable) })
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) struct Skip {
 
 impl Skip {
     pub async fn execute(self) -> Result<ExitCode, Failed> {
-        let admin = self.running.address()?;
+        let admin = self.running.port()?;
         let done = operator::skip(&admin, &self.region, &self.topic, self.partition, self.offset).await;
         answer(done.map_err(|error| Failed::Tried(error.to_string()))?);
         Ok(ExitCode::SUCCESS)

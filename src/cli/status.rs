@@ -25,7 +25,7 @@ pub(super) struct Status {
 
 impl Status {
     pub async fn execute(self) -> Result<ExitCode, Failed> {
-        let admin = self.running.address()?;
+        let admin = self.running.port()?;
         if self.watch {
             return Ok(ExitCode::from(status::watch(&admin, self.json).await));
         }

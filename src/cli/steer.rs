@@ -43,7 +43,7 @@ impl Place {
     }
 
     async fn post(&self, command: &str) -> Result<Value, Failed> {
-        let done = operator::post(&self.running.address()?, &format!("{}/{command}", self.path())).await;
+        let done = operator::post(&self.running.port()?, &format!("{}/{command}", self.path())).await;
         done.map_err(|error| Failed::Tried(error.to_string()))
     }
 }
@@ -101,7 +101,7 @@ impl Throttle {
         let query: Vec<String> =
             limits.into_iter().filter_map(|(key, limit)| Some(format!("{key}={}", escaped(limit.as_ref()?)))).collect();
         let path = format!("/regions/{}/throttle?{}", escaped(&self.region), query.join("&"));
-        let done = operator::post(&self.running.address()?, &path).await;
+        let done = operator::post(&self.running.port()?, &path).await;
         let limits = &done.map_err(|error| Failed::Tried(error.to_string()))?["limits"];
         let told = |key: &str| match limits[key].as_u64() {
             Some(limit) => format!("{} a second", crate::config::ByteSize::from_bytes(limit)),

@@ -7,9 +7,9 @@ use clap::Args;
 use serde_json::Value;
 
 use super::{Failed, Running};
-use crate::config::{ByteSize, Change, HostPort};
+use crate::config::{ByteSize, Change};
 use crate::lag::moment;
-use crate::operator::{self, OperatorError, escaped};
+use crate::operator::{self, AdminPort, OperatorError, escaped};
 
 /// How often new events are asked for.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
@@ -18,7 +18,7 @@ fn tried(error: OperatorError) -> Failed {
     Failed::Tried(error.to_string())
 }
 
-async fn get(admin: &HostPort, path: &str) -> Result<Value, Failed> {
+async fn get(admin: &AdminPort, path: &str) -> Result<Value, Failed> {
     operator::get(admin, path).await.map_err(tried)
 }
 
@@ -52,7 +52,7 @@ pub(super) struct Reload {
 
 impl Reload {
     pub async fn execute(self) -> Result<ExitCode, Failed> {
-        let answer = operator::post(&self.running.address()?, "/reload").await.map_err(tried)?;
+        let answer = operator::post(&self.running.port()?, "/reload").await.map_err(tried)?;
         let changes = list(&answer, "changes");
         if self.json {
             println!("{answer:#}");
@@ -81,7 +81,7 @@ pub(super) struct History {
 
 impl History {
     pub async fn execute(self) -> Result<ExitCode, Failed> {
-        let told = get(&self.running.address()?, &format!("/history?limit={}", self.limit)).await?;
+        let told = get(&self.running.port()?, &format!("/history?limit={}", self.limit)).await?;
         if self.json {
             println!("{told:#}");
             return Ok(ExitCode::SUCCESS);
@@ -120,7 +120,7 @@ pub(super) struct Events {
 
 impl Events {
     pub async fn execute(self) -> Result<ExitCode, Failed> {
-        let admin = self.running.address()?;
+        let admin = self.running.port()?;
         let region = self.region.as_deref().map_or_else(String::new, |region| format!("&region={}", escaped(region)));
         let (mut after, mut limit) = (0, self.limit);
         loop {
@@ -167,7 +167,7 @@ pub(super) struct Clients {
 
 impl Clients {
     pub async fn execute(self) -> Result<ExitCode, Failed> {
-        let told = get(&self.running.address()?, &format!("/clients?limit={}", self.limit)).await?;
+        let told = get(&self.running.port()?, &format!("/clients?limit={}", self.limit)).await?;
         if self.json {
             println!("{told:#}");
             return Ok(ExitCode::SUCCESS);
@@ -210,7 +210,7 @@ pub(super) struct Log {
 
 impl Log {
     pub async fn execute(self) -> Result<ExitCode, Failed> {
-        let admin = self.running.address()?;
+        let admin = self.running.port()?;
         let answer = match &self.filter {
             Some(filter) => operator::post(&admin, &format!("/log?filter={}", escaped(filter))).await.map_err(tried)?,
             None => get(&admin, "/log").await?,

@@ -1,23 +1,30 @@
 //! One cluster as diffluent knows it: brokers, topics, leaders; and a connection for calls to each broker.
 //!
 //! Nothing here is trusted for longer than one call: whoever gets a "not leader" asks for [`Cluster::refresh`] and looks again.
+//!
+//! A cluster leaves out of its metadata what diffluent has no right to describe, as if it were not there. A topic that was deleted and one that is hidden
+//! are different things, so those that are missed are asked for by name.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::Mutex as SyncMutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use kafka_protocol::messages::{MetadataRequest, MetadataResponse};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::metadata_response::{MetadataResponsePartition, MetadataResponseTopic};
+use kafka_protocol::messages::{MetadataRequest, MetadataResponse, TopicName};
+use kafka_protocol::protocol::StrBytes;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::ClientError;
 use super::apis::Call;
 use super::connection::{Connection, Traffic};
-use crate::net::Connect;
+use super::error_code::{TOPIC_AUTHORIZATION_FAILED, describe};
+use super::rights::{Denial, Right, is_denial};
+use super::{ClientError, Reach};
 
 /// Two refreshes are at least this far apart, however many ask.
 const REFRESH_SPACING: Duration = Duration::from_millis(100);
@@ -53,6 +60,8 @@ pub struct Metadata {
     pub brokers: BTreeMap<i32, (String, u16)>,
     /// Topics by name.
     pub topics: HashMap<Arc<str>, Topic>,
+    /// Topics that were missed and that diffluent has no right to describe. One that was seen before is still among `topics`, as it was.
+    pub hidden: BTreeSet<Arc<str>>,
 }
 
 impl Metadata {
@@ -67,10 +76,12 @@ impl Metadata {
 pub struct Cluster {
     name: Arc<str>,
     bootstrap_servers: Vec<String>,
-    connect: Arc<dyn Connect>,
+    reach: Reach,
     deadline_ms: AtomicU64,
     traffic: Arc<Traffic>,
     metadata: ArcSwap<Metadata>,
+    /// Topics that somebody expects to be there.
+    expected: SyncMutex<BTreeSet<Arc<str>>>,
     last_refresh: Mutex<Option<Instant>>,
     calls: SyncMutex<HashMap<Slot, Arc<Mutex<Option<Connection>>>>>,
 }
@@ -87,22 +98,23 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Cluster {
-    /// A cluster that has not been talked to yet, and is connected to by `connect`. `deadline` is for a connection and for each call;
-    /// `traffic` counts what goes over our own connections.
+    /// A cluster that has not been talked to yet. `deadline` is for a connection and for each call; `traffic` counts what goes over our own
+    /// connections.
     pub fn new(
         name: &str,
         bootstrap_servers: Vec<String>,
-        connect: Arc<dyn Connect>,
+        reach: Reach,
         deadline: Duration,
         traffic: Arc<Traffic>,
     ) -> Arc<Self> {
         Arc::new(Self {
             name: Arc::from(name),
             bootstrap_servers,
-            connect,
+            reach,
             deadline_ms: AtomicU64::new(millis(deadline)),
             traffic,
             metadata: ArcSwap::default(),
+            expected: SyncMutex::default(),
             last_refresh: Mutex::default(),
             calls: SyncMutex::default(),
         })
@@ -151,7 +163,7 @@ impl Cluster {
 
     async fn open(&self, address: &str) -> Result<Connection, ClientError> {
         let deadline = Duration::from_millis(self.deadline_ms.load(Ordering::Relaxed));
-        Connection::open(&*self.connect, self.name.clone(), address, self.traffic.clone(), deadline).await
+        Connection::open(&self.reach, self.name.clone(), address, self.traffic.clone(), deadline).await
     }
 
     /// Opens a new connection to one broker.
@@ -219,17 +231,71 @@ impl Cluster {
         {
             tokio::time::sleep(wait).await;
         }
-        let request = MetadataRequest::default().with_topics(None).with_allow_auto_topic_creation(false);
-        let answer = self.call_any(&request).await;
+        let asked = self.ask().await;
         *last = Some(Instant::now());
-        let metadata = Arc::new(read_metadata(answer?));
+        let metadata = Arc::new(asked?);
         self.metadata.store(metadata.clone());
         Ok(metadata)
     }
 
-    /// The error for an answer with an error code.
-    pub fn refused(&self, what: impl ToString, code: i16) -> ClientError {
+    async fn ask(&self) -> Result<Metadata, ClientError> {
+        let request = MetadataRequest::default().with_topics(None).with_allow_auto_topic_creation(false);
+        let mut metadata = read_metadata(self.call_any(&request).await?);
+        let before = self.metadata.load_full();
+        let mut missed = self.expected.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        missed.extend(before.topics.keys().cloned());
+        missed.retain(|topic| !metadata.topics.contains_key(topic));
+        if missed.is_empty() {
+            return Ok(metadata);
+        }
+        let named = missed.iter().map(|topic| {
+            MetadataRequestTopic::default().with_name(Some(TopicName(StrBytes::from_string(topic.to_string()))))
+        });
+        let request =
+            MetadataRequest::default().with_topics(Some(named.collect())).with_allow_auto_topic_creation(false);
+        for answer in self.call_any(&request).await?.topics {
+            let Some(topic) = answer.name.as_ref().and_then(|name| missed.get(name.as_str()).cloned()) else {
+                continue;
+            };
+            if answer.error_code == TOPIC_AUTHORIZATION_FAILED {
+                if let Some(known) = before.topics.get(&topic) {
+                    metadata.topics.insert(topic.clone(), known.clone());
+                }
+                metadata.hidden.insert(topic);
+            } else {
+                metadata.topics.extend(read_topic(answer));
+            }
+        }
+        Ok(metadata)
+    }
+
+    /// These topics are expected to be there: where one is not, it is found out whether it is hidden ([`Metadata::hidden`]).
+    pub fn expect(&self, topics: impl IntoIterator<Item = Arc<str>>) {
+        self.expected.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(topics);
+    }
+
+    /// The error for an answer with an error code, to something that takes a right.
+    pub fn refused(&self, what: impl ToString, code: i16, right: Right) -> ClientError {
+        if is_denial(code) {
+            return ClientError::Denied(Box::new(self.denial(code, right)));
+        }
         ClientError::Refused { cluster: self.name.clone(), what: what.to_string(), code }
+    }
+
+    /// The missing right, if the error code tells of one.
+    pub fn denied(&self, code: i16, right: Right) -> Option<Denial> {
+        is_denial(code).then(|| self.denial(code, right))
+    }
+
+    /// An error code in words, with the missing right if it tells of one.
+    pub fn explain(&self, code: i16, right: Right) -> String {
+        self.denied(code, right).map_or_else(|| describe(code), |denial| denial.to_string())
+    }
+
+    fn denial(&self, code: i16, right: Right) -> Denial {
+        let principal = self.reach.sasl.as_ref().map_or_else(|| "User:ANONYMOUS".to_owned(), |sasl| sasl.principal());
+        let server = self.bootstrap_servers.first().cloned().unwrap_or_default();
+        Denial::new(self.name.clone(), code, right, principal, server)
     }
 
     fn no_broker(&self, what: impl ToString) -> ClientError {
@@ -248,27 +314,24 @@ fn read_metadata(answer: MetadataResponse) -> Metadata {
         .into_iter()
         .filter_map(|broker| Some((broker.node_id.0, (broker.host.to_string(), u16::try_from(broker.port).ok()?))))
         .collect();
-    let topics = answer
-        .topics
-        .into_iter()
-        .filter(|topic| topic.error_code == 0)
-        .filter_map(|topic| {
-            let under_replicated = topic
-                .partitions
-                .iter()
-                .filter(|partition| partition.isr_nodes.len() < partition.replica_nodes.len())
-                .count();
-            let partitions = topic
-                .partitions
-                .iter()
-                .map(|partition| {
-                    let leader = Leader { node_id: partition.leader_id.0, epoch: partition.leader_epoch };
-                    (partition.partition_index, leader)
-                })
-                .collect();
-            let name: Arc<str> = Arc::from(topic.name?.as_str());
-            Some((name, Topic { id: topic.topic_id, internal: topic.is_internal, partitions, under_replicated }))
-        })
-        .collect();
-    Metadata { cluster_id: answer.cluster_id.map(|id| id.to_string()).unwrap_or_default(), brokers, topics }
+    let topics = answer.topics.into_iter().filter_map(read_topic).collect();
+    let cluster_id = answer.cluster_id.map(|id| id.to_string()).unwrap_or_default();
+    Metadata { cluster_id, brokers, topics, hidden: BTreeSet::new() }
+}
+
+/// A topic without errors.
+fn read_topic(topic: MetadataResponseTopic) -> Option<(Arc<str>, Topic)> {
+    if topic.error_code != 0 {
+        return None;
+    }
+    let is_under_replicated =
+        |partition: &&MetadataResponsePartition| partition.isr_nodes.len() < partition.replica_nodes.len();
+    let under_replicated = topic.partitions.iter().filter(is_under_replicated).count();
+    let leader = |partition: &MetadataResponsePartition| {
+        let leader = Leader { node_id: partition.leader_id.0, epoch: partition.leader_epoch };
+        (partition.partition_index, leader)
+    };
+    let partitions = topic.partitions.iter().map(leader).collect();
+    let name: Arc<str> = Arc::from(topic.name?.as_str());
+    Some((name, Topic { id: topic.topic_id, internal: topic.is_internal, partitions, under_replicated }))
 }

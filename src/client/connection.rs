@@ -1,20 +1,27 @@
 //! One connection of our own to one broker: frames out, frames in, and the simple call that waits for its answer.
 //!
-//! May be split ([`Connection::split`]) by those who pipeline. Reads are bounded by [`ANSWER_BYTES_MAX`], every wait by a deadline.
+//! Who pipelines works with the two halves ([`Connection::halves`]). Reads are bounded by [`ANSWER_BYTES_MAX`], every wait by a deadline.
+//!
+//! A connection logs in when it is opened, and again before its session's lifetime is over (KIP-368): by itself between two calls; who works
+//! with the halves looks at [`Connection::login_due`].
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
-use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::{
+    ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader, SaslAuthenticateRequest,
+};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::Instant;
 
-use super::ClientError;
 use super::apis::Call;
-use crate::net::{Connect, Halves};
+use super::sasl::{Sasl, SaslError, Step};
+use super::{ClientError, Reach};
+use crate::net::Halves;
 use crate::wire::{frame, shape};
 
 /// The longest answer that is read. A Fetch may exceed its own limit by one record batch, and a batch may be as large as a broker takes.
@@ -87,15 +94,21 @@ pub struct Connection {
     answers: Answers,
     versions: HashMap<i16, (i16, i16)>,
     deadline: Duration,
+    sasl: Option<Arc<Sasl>>,
+    logged_in: bool,
+    /// When to log in again.
+    login_due: Option<Instant>,
+    /// Whether a call was answered.
+    answered: bool,
 }
 
 impl Connection {
-    /// Connects by `connect` to `address` (host:port), and asks which versions the broker speaks. Connecting and each call may take `deadline`.
+    /// Connects to `address` (host:port), asks which versions the broker speaks, and logs in. Connecting and each call may take `deadline`.
     ///
     /// # Errors
-    /// [`ClientError::Connect`] when there is no connection, and those of a call.
+    /// [`ClientError::Connect`] when there is no connection, [`ClientError::Login`], and those of a call.
     pub async fn open(
-        connect: &dyn Connect,
+        reach: &Reach,
         cluster: Arc<str>,
         address: &str,
         traffic: Arc<Traffic>,
@@ -104,7 +117,7 @@ impl Connection {
         let refused = |source| ClientError::Connect { cluster: cluster.clone(), address: address.to_string(), source };
         let (host, port) = split_address(address)
             .ok_or_else(|| refused(io::Error::new(io::ErrorKind::InvalidInput, "not host:port")))?;
-        let Halves { reader, writer } = connect.connect(host, port, deadline).await.map_err(refused)?;
+        let Halves { reader, writer } = reach.connect.connect(host, port, deadline).await.map_err(refused)?;
         let peer = Peer { cluster: cluster.clone(), address: Arc::from(address), traffic };
         let mut connection = Self {
             requests: Requests { peer: peer.clone(), socket: writer, next_correlation: 0 },
@@ -112,8 +125,13 @@ impl Connection {
             peer,
             versions: HashMap::new(),
             deadline,
+            sasl: reach.sasl.clone(),
+            logged_in: false,
+            login_due: None,
+            answered: false,
         };
         connection.versions = connection.ask_versions().await?;
+        connection.log_in().await?;
         Ok(connection)
     }
 
@@ -123,8 +141,45 @@ impl Connection {
     }
 
     /// The two halves, for those who send before earlier answers are there.
-    pub fn split(self) -> (Requests, Answers) {
-        (self.requests, self.answers)
+    pub fn halves(&mut self) -> (&mut Requests, &mut Answers) {
+        (&mut self.requests, &mut self.answers)
+    }
+
+    /// When it is time for [`Connection::log_in`] again; `None`: never.
+    pub fn login_due(&self) -> Option<Instant> {
+        self.login_due
+    }
+
+    /// Logs in, for the first time or again; nothing may be unanswered. Without a login in the configuration nothing happens.
+    ///
+    /// # Errors
+    /// [`ClientError::Login`], and those of a call. The connection is of no further use then.
+    pub async fn log_in(&mut self) -> Result<(), ClientError> {
+        let Some(sasl) = self.sasl.clone() else { return Ok(()) };
+        let failed = |peer: &Peer, source: SaslError| ClientError::Login {
+            cluster: peer.cluster.clone(),
+            address: peer.address.to_string(),
+            source: Box::new(source),
+        };
+        let began = Instant::now();
+        let (mut login, first) = sasl.login().await.map_err(|error| failed(&self.peer, error))?;
+        let (code, offered) = self.shake_hands(sasl.mechanism().as_str()).await?;
+        sasl.offered(code, &offered).map_err(|error| failed(&self.peer, error))?;
+        let mut said = first;
+        loop {
+            let request = SaslAuthenticateRequest::default().with_auth_bytes(said.into());
+            let answer = self.exchange(&request, self.deadline).await?;
+            match login.answered(answer).await.map_err(|error| failed(&self.peer, error))? {
+                Step::Say(next) => said = next,
+                Step::Done(again_after) => {
+                    let times = if self.logged_in { "again" } else { "for the first time" };
+                    tracing::debug!(cluster = %self.peer.cluster, address = %self.peer.address, ?again_after, "logged in {times}");
+                    self.logged_in = true;
+                    self.login_due = again_after.map(|after| began + after);
+                    return Ok(());
+                }
+            }
+        }
     }
 
     /// Sends a request and waits for its answer, at most the connection's deadline.
@@ -140,6 +195,27 @@ impl Connection {
     /// # Errors
     /// As [`Connection::call`].
     pub async fn call_within<C: Call>(&mut self, request: &C, deadline: Duration) -> Result<C::Answer, ClientError> {
+        if self.login_due.is_some_and(|due| due <= Instant::now()) {
+            self.log_in().await?;
+        }
+        let answer = self.exchange(request, deadline).await;
+        match &answer {
+            Ok(_) => self.answered = true,
+            // What a listener with SASL does to those who don't log in.
+            Err(ClientError::Broken { source, .. })
+                if !self.answered && self.sasl.is_none() && source.kind() == io::ErrorKind::UnexpectedEof =>
+            {
+                return Err(ClientError::ShutOut {
+                    cluster: self.peer.cluster.clone(),
+                    address: self.peer.address.to_string(),
+                });
+            }
+            Err(_) => {}
+        }
+        answer
+    }
+
+    async fn exchange<C: Call>(&mut self, request: &C, deadline: Duration) -> Result<C::Answer, ClientError> {
         self.supports(C::NAME, C::KEY, C::VERSION)?;
         let exchange = async {
             let correlation = self.requests.send(request).await?;
@@ -206,32 +282,59 @@ impl Connection {
         })
     }
 
-    /// ApiVersions v0, which every broker answers. It is read here because it is the one answer that is not flexible.
+    /// ApiVersions v0, which every broker answers.
     async fn ask_versions(&mut self) -> Result<HashMap<i16, (i16, i16)>, ClientError> {
+        let mut answer = self.exchange_old("ApiVersions", 18, 0, &[]).await?;
+        let short = || self.peer.unreadable("ApiVersions is cut short");
+        let error = answer.try_get_i16().map_err(|_| short())?;
+        if error != 0 {
+            return Err(self.peer.unreadable(format!("ApiVersions: {}", super::error_code::describe(error))));
+        }
+        let count = answer.try_get_i32().map_err(|_| short())?;
+        let mut versions = HashMap::new();
+        for _ in 0..count {
+            let key = answer.try_get_i16().map_err(|_| short())?;
+            let min = answer.try_get_i16().map_err(|_| short())?;
+            let max = answer.try_get_i16().map_err(|_| short())?;
+            versions.insert(key, (min, max));
+        }
+        Ok(versions)
+    }
+
+    /// SaslHandshake v1: the answer's error code, and the mechanisms that the broker has.
+    async fn shake_hands(&mut self, mechanism: &str) -> Result<(i16, Vec<String>), ClientError> {
+        let mut body = BytesMut::new();
+        body.put_i16(i16::try_from(mechanism.len()).unwrap_or(i16::MAX));
+        body.put_slice(mechanism.as_bytes());
+        let mut answer = self.exchange_old("SaslHandshake", 17, 1, &body).await?;
+        let short = || self.peer.unreadable("SaslHandshake is cut short");
+        let code = answer.try_get_i16().map_err(|_| short())?;
+        let count = answer.try_get_i32().map_err(|_| short())?;
+        let mut offered = Vec::new();
+        for _ in 0..count {
+            let length = usize::try_from(answer.try_get_i16().map_err(|_| short())?).map_err(|_| short())?;
+            if length > answer.remaining() {
+                return Err(short());
+            }
+            offered.push(String::from_utf8_lossy(&answer.split_to(length)).into_owned());
+        }
+        Ok((code, offered))
+    }
+
+    /// Asks for an API in a version that is not flexible (KIP-482); the answer's body. Within the connection's deadline.
+    async fn exchange_old(&mut self, api: &str, key: i16, version: i16, body: &[u8]) -> Result<Bytes, ClientError> {
         let exchange = async {
-            let header = self.requests.header(18, 0);
+            let header = self.requests.header(key, version);
             let mut frame = begin_frame(&header, 1).map_err(|error| self.peer.unreadable(error))?;
+            frame.put_slice(body);
             end_frame(&mut frame, 0);
             self.requests.write(&frame).await?;
             let mut answer = self.answers.next().await?;
-            let short = || self.peer.unreadable("ApiVersions is cut short");
-            let correlation = answer.try_get_i32().map_err(|_| short())?;
+            let correlation = answer.try_get_i32().map_err(|_| self.peer.unreadable(format!("{api} is cut short")))?;
             if correlation != header.correlation_id {
                 return Err(self.peer.unreadable(format!("answer {correlation} to request {}", header.correlation_id)));
             }
-            let error = answer.try_get_i16().map_err(|_| short())?;
-            if error != 0 {
-                return Err(self.peer.unreadable(format!("ApiVersions: {}", super::error_code::describe(error))));
-            }
-            let count = answer.try_get_i32().map_err(|_| short())?;
-            let mut versions = HashMap::new();
-            for _ in 0..count {
-                let key = answer.try_get_i16().map_err(|_| short())?;
-                let min = answer.try_get_i16().map_err(|_| short())?;
-                let max = answer.try_get_i16().map_err(|_| short())?;
-                versions.insert(key, (min, max));
-            }
-            Ok(versions)
+            Ok(answer)
         };
         tokio::time::timeout(self.deadline, exchange).await.unwrap_or_else(|_| {
             Err(ClientError::TimedOut {

@@ -30,6 +30,16 @@ pub const INVALID_SESSION_TIMEOUT: i16 = 26;
 pub const REBALANCE_IN_PROGRESS: i16 = 27;
 /// Too few in-sync replicas: nothing was appended.
 pub const NOT_ENOUGH_REPLICAS: i16 = 19;
+/// The principal lacks a right on the topic.
+pub const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
+/// The principal lacks a right on the group.
+pub const GROUP_AUTHORIZATION_FAILED: i16 = 30;
+/// The principal lacks a right on the cluster.
+pub const CLUSTER_AUTHORIZATION_FAILED: i16 = 31;
+/// The listener has no such mechanism.
+pub const UNSUPPORTED_SASL_MECHANISM: i16 = 33;
+/// The listener takes no SASL, or not now.
+pub const ILLEGAL_SASL_STATE: i16 = 34;
 /// The topic exists.
 pub const TOPIC_ALREADY_EXISTS: i16 = 36;
 /// The batch is neither the next one of its producer nor among its last five.
@@ -79,6 +89,8 @@ pub enum ProduceFault {
     Fenced,
     /// The broker refuses this batch; what an operator can do is said.
     Refused(&'static str),
+    /// The broker refuses every batch: diffluent has no right to write there.
+    Denied,
 }
 
 /// Sorts an error code of a Produce answer.
@@ -95,9 +107,7 @@ pub fn produce_fault(code: i16) -> ProduceFault {
         | 100 => ProduceFault::Moved,
         INVALID_PRODUCER_EPOCH => ProduceFault::Fenced,
         MESSAGE_TOO_LARGE | 18 => ProduceFault::Refused("raise max.message.bytes of the topic in the region"),
-        29 | 31 => ProduceFault::Refused(
-            "allow diffluent's principal to write to the topic in the region (kafka-acls --operation Write)",
-        ),
+        TOPIC_AUTHORIZATION_FAILED | CLUSTER_AUTHORIZATION_FAILED => ProduceFault::Denied,
         32 => ProduceFault::Refused(
             "raise message.timestamp.before.max.ms or message.timestamp.after.max.ms of the topic in the region",
         ),

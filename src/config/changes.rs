@@ -55,10 +55,12 @@ const KEYS: &[(&str, How)] = &[
     ("proxy.drain_timeout", Live),
     ("local.bootstrap_servers", Restart),
     ("local.tls", Restart),
+    ("local.sasl", Restart),
     // A region of another name is another region.
     ("region.name", Live),
     ("region.bootstrap_servers", Reconnects),
     ("region.tls", Restart),
+    ("region.sasl", Reconnects),
     // The other proxies of the local cluster must hear of it.
     ("region.topics", Reconnects),
     ("region.exclude_topics", Reconnects),
@@ -79,6 +81,8 @@ const KEYS: &[(&str, How)] = &[
     ("mirror.metadata_interval", Live),
     ("mirror.session_timeout", Restart),
     ("admin.listen", Restart),
+    ("admin.token", Restart),
+    ("admin.token_for", Restart),
     ("admin.partition_metrics", Live),
     ("admin.reload_on_change", Live),
     ("admin.history", Live),

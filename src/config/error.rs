@@ -77,7 +77,7 @@ impl Finding {
 pub(super) fn syntax(file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
     let line = error.span().map(|span| line_at(text, span.start));
     let written = line.and_then(|line| text.lines().nth(line - 1)).unwrap_or_default().trim();
-    let what = if written.is_empty() {
+    let what = if written.is_empty() || may_hold_a_secret(text, line.unwrap_or(1)) {
         format!("this is not TOML: {}", error.message())
     } else {
         format!("this is not TOML: {}: {written}", error.message())
@@ -85,6 +85,13 @@ pub(super) fn syntax(file: &str, text: &str, error: &toml::de::Error) -> ConfigE
     let example = Some(written_right(text, line.unwrap_or(1), written));
     let problem = Problem { file: file.to_owned(), line, key: String::new(), what, example };
     ConfigError::Invalid { problems: vec![problem] }
+}
+
+/// Whether a line is not to be quoted: it, or the one before that it may go on, names a secret.
+fn may_hold_a_secret(text: &str, line: usize) -> bool {
+    let lines = text.lines().skip(line.saturating_sub(2)).take(2);
+    let words = ["password", "secret", "token", "passphrase"];
+    lines.map(str::to_lowercase).any(|line| words.iter().any(|word| line.contains(word)))
 }
 
 /// What would be TOML instead of `written` in `line`: the example of the table or key that is most likely meant.

@@ -12,6 +12,7 @@ pub mod error;
 pub mod redact;
 pub mod reference;
 mod rules;
+pub mod secret;
 pub mod types;
 pub mod values;
 
@@ -22,12 +23,13 @@ pub use error::{ConfigError, Problem};
 pub use redact::redacted;
 pub use reference::reference;
 pub use rules::RATE_LIMIT_MIN;
+pub use secret::{Secret, SecretError};
 pub use types::is_of_mirror_maker;
 pub use types::{
-    Admin, ClientAuth, Cluster, ClusterTls, Config, Forward, HISTORY_TOPIC, Mirror, OnRegionTopicLost, Proxy, ProxyTls,
-    Region, Start,
+    Admin, ClientAuth, Cluster, ClusterTls, Config, Forward, HISTORY_TOPIC, Mechanism, Mirror, OnRegionTopicLost,
+    Proxy, ProxyTls, Region, Sasl, Start, TokenFor,
 };
-pub use values::{Advertise, ByteSize, HostPort, Name, PortRange, TopicPattern, TopicTemplate};
+pub use values::{Advertise, ByteSize, HostPort, HttpUrl, Name, PortRange, TopicPattern, TopicTemplate};
 
 impl Config {
     /// Reads and checks the file at `path`.

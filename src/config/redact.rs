@@ -4,12 +4,13 @@ use serde_json::{Map, Value};
 
 use super::Config;
 
-/// A key that has one of these words in its name, between `_`, holds a secret, unless it names a file.
+/// A key whose last word, between `_`, is one of these holds a secret. [`Secret`](crate::config::Secret) hides itself as well: this is for what
+/// is no [`Secret`](crate::config::Secret) and should be.
 const SECRET_WORDS: [&str; 4] = ["password", "secret", "token", "passphrase"];
-/// A key that ends so names a file: where a secret is, is none.
-const FILE_ENDINGS: [&str; 3] = ["_file", "_path", "_env"];
+/// Where a secret is, is none.
+const PLACES: [&str; 2] = ["env", "file"];
 
-/// The effective values, defaults filled in, `"set"` or `"not set"` for secrets.
+/// The effective values, defaults filled in; for secrets where they are, `"set"` or `"not set"`.
 pub fn redacted(config: &Config) -> Value {
     let mut value = serde_json::to_value(config).unwrap_or_else(|error| unreachable!("plain data: {error}"));
     hide(&mut value);
@@ -26,19 +27,22 @@ pub(super) fn hide(value: &mut Value) {
 
 fn hide_keys(keys: &mut Map<String, Value>) {
     for (key, value) in keys.iter_mut() {
-        if is_secret(key) {
+        if !is_secret(key) {
+            hide(value);
+        } else if !is_place(value) {
             let empty = matches!(value, Value::Null) || value.as_str().is_some_and(str::is_empty);
             *value = Value::from(if empty { "not set" } else { "set" });
-        } else {
-            hide(value);
         }
     }
 }
 
 /// Whether a key of this name holds a secret.
 pub(super) fn is_secret(key: &str) -> bool {
-    let names_a_file = FILE_ENDINGS.iter().any(|ending| key.ends_with(ending));
-    !names_a_file && key.split('_').any(|word| SECRET_WORDS.contains(&word))
+    key.rsplit('_').next().is_some_and(|word| SECRET_WORDS.contains(&word))
+}
+
+fn is_place(value: &Value) -> bool {
+    value.as_object().is_some_and(|place| place.len() == 1 && place.keys().all(|key| PLACES.contains(&key.as_str())))
 }
 
 #[cfg(test)]
@@ -50,6 +54,7 @@ mod tests {
         let mut value = serde_json::json!({
             "region": [{"name": "us", "sasl": {"username": "me", "password": "hunter2", "client_secret": null}}],
             "tls": {"key_passphrase": "", "password_file": "a/b", "tokens": 3, "secret": {"nested": "hunter2"}},
+            "admin": {"token": {"file": "/run/token"}, "token_for": "commands", "token_endpoint": "https://idp/token"},
         });
         hide(&mut value);
         assert_eq!(
@@ -57,6 +62,7 @@ mod tests {
             serde_json::json!({
                 "region": [{"name": "us", "sasl": {"username": "me", "password": "set", "client_secret": "not set"}}],
                 "tls": {"key_passphrase": "not set", "password_file": "a/b", "tokens": 3, "secret": "set"},
+                "admin": {"token": {"file": "/run/token"}, "token_for": "commands", "token_endpoint": "https://idp/token"},
             })
         );
     }

@@ -17,13 +17,15 @@ struct Table {
     type_name: &'static str,
 }
 
-const TABLES: [Table; 8] = [
+const TABLES: [Table; 10] = [
     Table { name: "proxy", heading: "[proxy]", type_name: "Proxy" },
     Table { name: "proxy.tls", heading: "[proxy.tls]", type_name: "ProxyTls" },
     Table { name: "local", heading: "[local]", type_name: "Cluster" },
     Table { name: "local.tls", heading: "[local.tls]", type_name: "ClusterTls" },
+    Table { name: "local.sasl", heading: "[local.sasl]", type_name: "Sasl" },
     Table { name: "region", heading: "[[region]]", type_name: "Region" },
     Table { name: "region.tls", heading: "[region.tls]", type_name: "ClusterTls" },
+    Table { name: "region.sasl", heading: "[region.sasl]", type_name: "Sasl" },
     Table { name: "mirror", heading: "[mirror]", type_name: "Mirror" },
     Table { name: "admin", heading: "[admin]", type_name: "Admin" },
 ];
@@ -196,7 +198,7 @@ pub fn reference() -> String {
 }
 
 /// Keys that may be left out and have no default.
-const OPTIONAL: [&str; 12] = [
+const OPTIONAL: [&str; 21] = [
     "proxy.instance",
     "proxy.broker_ports",
     "proxy.connection_limit",
@@ -206,9 +208,18 @@ const OPTIONAL: [&str; 12] = [
     "local.tls.certificate",
     "local.tls.key",
     "local.tls.server_name",
+    "local.sasl.username",
+    "local.sasl.password",
+    "local.sasl.token",
+    "local.sasl.token_endpoint",
+    "local.sasl.client_id",
+    "local.sasl.client_secret",
+    "local.sasl.scope",
+    "local.sasl.extensions",
     "region.topic_name",
     "region.rate_limit",
     "region.catch_up_rate_limit",
+    "admin.token",
 ];
 
 /// The least that a file must hold, with TLS.
@@ -352,6 +363,13 @@ mod tests {
         assert!(example("proxy").unwrap().starts_with("[proxy]\nname = "));
         assert_eq!(example("region[3].tls.ca").as_deref(), Some("ca = \"/etc/diffluent/us-east-ca.crt\""));
         assert!(example("proxy.tls").unwrap().starts_with("[proxy.tls]\ncertificate = "));
+        assert_eq!(example("region[3].sasl.mechanism").as_deref(), Some("mechanism = \"OAUTHBEARER\""));
+        assert_eq!(
+            example("region[0].sasl.username"),
+            example("local.sasl.username"),
+            "shown once, for all tables that have it"
+        );
+        assert!(example("local.sasl").unwrap().starts_with("[local.sasl]\nmechanism = "));
         assert_eq!(example("nonsense.key"), None);
     }
 }

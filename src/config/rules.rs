@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::error::Finding;
-use super::types::{ClientAuth, ClusterTls, Config, Proxy, Region};
+use super::types::{ClientAuth, ClusterTls, Config, Mechanism, Proxy, Region, Sasl, TokenFor};
 use super::values::{Advertise, ByteSize, HostPort, check_host, duration};
 
 /// Below this a request for the metadata of a large cluster would be refused.
@@ -38,9 +38,13 @@ pub(super) fn problems(config: &Config) -> Vec<Finding> {
     proxy(&config.proxy, &mut found);
     bootstrap("local", &config.local.bootstrap_servers, &mut found);
     cluster_tls("local", config.local.tls.as_ref(), &mut found);
+    sasl("local.sasl", config.local.sasl.as_ref(), &mut found);
     regions(config, &mut found);
     mirror(config, &mut found);
     ports(config, &mut found);
+    if config.admin.token_for == TokenFor::Everything && config.admin.token.is_none() {
+        found.push(Finding::new("admin.token", "token_for = \"everything\" needs a token"));
+    }
     found
 }
 
@@ -189,6 +193,62 @@ fn region_values(table: &str, region: &Region, found: &mut Vec<Finding>) {
         if let Some(limit) = limit {
             at_least(&format!("{table}.{key}"), limit, RATE_LIMIT_MIN, found);
         }
+    }
+    sasl(&format!("{table}.sasl"), region.sasl.as_ref(), found);
+}
+
+/// Each mechanism has its keys: those that it needs must be there, and those of another would be a misunderstanding.
+fn sasl(table: &str, sasl: Option<&Sasl>, found: &mut Vec<Finding>) {
+    let Some(sasl) = sasl else { return };
+    let set = [
+        ("username", sasl.username.is_some()),
+        ("password", sasl.password.is_some()),
+        ("token", sasl.token.is_some()),
+        ("token_endpoint", sasl.token_endpoint.is_some()),
+        ("client_id", sasl.client_id.is_some()),
+        ("client_secret", sasl.client_secret.is_some()),
+        ("scope", sasl.scope.is_some()),
+        ("extensions", !sasl.extensions.is_empty()),
+    ];
+    let (needed, allowed): (&[&str], &[&str]) = match (sasl.mechanism, &sasl.token, &sasl.token_endpoint) {
+        (Mechanism::OauthBearer, Some(_), Some(_)) => {
+            let what = "token and token_endpoint are two ways to one token: leave one of them out";
+            found.push(Finding::new(format!("{table}.token"), what));
+            return;
+        }
+        (Mechanism::OauthBearer, None, None) => {
+            let what = "OAUTHBEARER needs a token, or the token_endpoint that gives one";
+            found.push(Finding::new(format!("{table}.token"), what));
+            return;
+        }
+        (Mechanism::OauthBearer, Some(_), None) => (&["token"], &["extensions"]),
+        (Mechanism::OauthBearer, None, Some(_)) => {
+            (&["token_endpoint", "client_id", "client_secret"], &["scope", "extensions"])
+        }
+        _ => (&["username", "password"], &[]),
+    };
+    let mechanism = sasl.mechanism.as_str();
+    for (key, is_set) in set {
+        let what = match (needed.contains(&key), allowed.contains(&key), is_set) {
+            (true, _, false) => format!("{mechanism} needs this key"),
+            (false, false, true) => format!("{mechanism} has no use for this key: leave it out"),
+            _ => continue,
+        };
+        found.push(Finding::new(format!("{table}.{key}"), what));
+    }
+    for (key, text) in [("username", &sasl.username), ("client_id", &sasl.client_id)] {
+        if text.as_ref().is_some_and(|text| text.is_empty() || text.contains('\0')) {
+            found.push(Finding::new(format!("{table}.{key}"), "a name must not be empty, and has no zero in it"));
+        }
+    }
+    // KIP-342: names are letters; the one that the mechanism uses itself is taken.
+    let bad_name = |name: &str| name.is_empty() || name == "auth" || !name.chars().all(|c| c.is_ascii_alphabetic());
+    let bad_text =
+        |text: &str| text.is_empty() || text.chars().any(|c| c.is_control() && !matches!(c, '\t' | '\r' | '\n'));
+    if let Some((name, _)) = sasl.extensions.iter().find(|(name, text)| bad_name(name) || bad_text(text)) {
+        let what =
+            format!("{name:?} can't be an extension: its name is letters (and not `auth`), its value is not empty");
+        found.push(Finding::new(format!("{table}.extensions"), what));
     }
 }
 

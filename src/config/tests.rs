@@ -380,3 +380,69 @@ fn a_topic_that_was_renamed_on_its_way_from_a_known_cluster_is_not_renamed_again
     let same: TopicTemplate = "copy-of-{topic}".parse().expect("a template");
     assert!(!same.names_one_of(&origins, "eu", "copy-of-us"), "no origin, no round");
 }
+
+#[test]
+fn each_mechanism_takes_its_own_keys_and_a_secret_is_never_quoted() {
+    let local = |sasl: &str| format!("{LEAST}\n[local.sasl]\n{sasl}");
+    for right in [
+        "mechanism = \"PLAIN\"\nusername = \"a\"\npassword = \"hunter2\"",
+        "mechanism = \"SCRAM-SHA-256\"\nusername = \"a\"\npassword = { env = \"P\" }",
+        "mechanism = \"SCRAM-SHA-512\"\nusername = \"a\"\npassword = { file = \"/p\" }",
+        "mechanism = \"OAUTHBEARER\"\ntoken = { file = \"/p\" }\nextensions = { logicalCluster = \"lkc-1\" }",
+        "mechanism = \"OAUTHBEARER\"\ntoken_endpoint = \"http://[::1]:8080/t?a=b\"\nclient_id = \"a\"\nclient_secret = \"hunter2\"",
+    ] {
+        parse(&local(right)).unwrap_or_else(|error| panic!("{right}\n{error}"));
+        let region = LEAST.replace("[\"127.0.0.1:29092\"]", &format!("[\"127.0.0.1:29092\"]\n[region.sasl]\n{right}"));
+        assert!(parse(&region).unwrap().region[0].sasl.is_some(), "{right}");
+    }
+    for (wrong, says) in [
+        ("", "local.sasl.mechanism: this key is missing"),
+        ("mechanism = \"GSSAPI\"", "local.sasl.mechanism: \"GSSAPI\" is not known here; it can be one of \"PLAIN\""),
+        ("mechanism = \"PLAIN\"\nusername = \"a\"", "local.sasl.password: PLAIN needs this key"),
+        (
+            "mechanism = \"PLAIN\"\nusername = \"\"\npassword = \"hunter2\"",
+            "local.sasl.username: a name must not be empty",
+        ),
+        (
+            "mechanism = \"PLAIN\"\nusername = \"a\"\npassword = \"hunter2\"\ntoken = \"hunter2\"",
+            "local.sasl.token: PLAIN has no use for this key",
+        ),
+        (
+            "mechanism = \"PLAIN\"\nusername = \"a\"\npasword = \"hunter2\"",
+            "local.sasl.pasword: unknown key; did you mean `password`?",
+        ),
+        (
+            "mechanism = \"PLAIN\"\nusername = \"a\"\npassword = 7777",
+            "local.sasl.password: a number is not a secret in quotes",
+        ),
+        ("mechanism = \"PLAIN\"\nusername = \"a\"\npassword = hunter2", "this is not TOML"),
+        ("mechanism = \"OAUTHBEARER\"", "local.sasl.token: OAUTHBEARER needs a token, or the token_endpoint"),
+        (
+            "mechanism = \"OAUTHBEARER\"\ntoken_endpoint = \"https://a\"",
+            "local.sasl.client_secret: OAUTHBEARER needs this key",
+        ),
+        (
+            "mechanism = \"OAUTHBEARER\"\ntoken = \"hunter2\"\ntoken_endpoint = \"https://a\"",
+            "local.sasl.token: token and token_endpoint",
+        ),
+        (
+            "mechanism = \"OAUTHBEARER\"\ntoken_endpoint = \"https://me:hunter2@a\"",
+            "local.sasl.token_endpoint: a URL with a user or a password",
+        ),
+        ("mechanism = \"OAUTHBEARER\"\ntoken_endpoint = \"ftp://a\"", "does not begin with https://"),
+        (
+            "mechanism = \"OAUTHBEARER\"\ntoken = \"hunter2\"\nextensions = { auth = \"x\" }",
+            "local.sasl.extensions: \"auth\" can't be an extension",
+        ),
+    ] {
+        let error = parse(&local(wrong)).unwrap_err().to_string();
+        assert!(error.contains(says), "{wrong}\n{error}");
+        assert!(!error.contains("hunter2") && !error.contains("7777"), "a secret is quoted: {error}");
+        assert!(error.starts_with("proxy.toml:"), "without its line: {error}");
+    }
+    let region = LEAST.replace("[\"127.0.0.1:29092\"]", "[\"127.0.0.1:29092\"]\n[region.sasl]\nmechanism = \"PLAIN\"");
+    let error = parse(&region).unwrap_err().to_string();
+    assert!(error.contains("proxy.toml:13: region[0].sasl.username: PLAIN needs this key"), "{error}");
+    let everything = parse(&format!("{LEAST}[admin]\ntoken_for = \"everything\"")).unwrap_err().to_string();
+    assert!(everything.contains("admin.token: token_for = \"everything\" needs a token"), "{everything}");
+}

@@ -3,13 +3,15 @@
 //! The `///` lines of these fields are what docs/configuration.md shows (see [`super::reference`]): write them for an
 //! operator. One table of the file is one struct here.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::secret::Secret;
 use super::values::{
-    Advertise, ByteSize, HostPort, Name, PortRange, TopicPattern, TopicTemplate, duration, is_name_char,
+    Advertise, ByteSize, HostPort, HttpUrl, Name, PortRange, TopicPattern, TopicTemplate, duration, is_name_char,
 };
 
 /// The topic of the local cluster that keeps who ran with which configuration. It is never mirrored.
@@ -192,6 +194,72 @@ pub struct Cluster {
     /// plaintext. The files are read again when they change, without a restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClusterTls>,
+    /// `[local.sasl]`: how diffluent itself logs in to the brokers. What clients send when they log in is only forwarded, and needs nothing here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sasl: Option<Sasl>,
+}
+
+/// How diffluent itself logs in to a cluster's brokers.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sasl {
+    /// The mechanism: `"PLAIN"`, `"SCRAM-SHA-256"`, `"SCRAM-SHA-512"` or `"OAUTHBEARER"`. The brokers' listener must offer it.
+    pub mechanism: Mechanism,
+    /// The user, for PLAIN and SCRAM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// The user's password, for PLAIN and SCRAM. As every secret, it is a text, or better the place where it is: `{ env = "VARIABLE" }` or
+    /// `{ file = "/path" }`. A file is read again for each connection, so that it can be replaced under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<Secret>,
+    /// For OAUTHBEARER: a token that somebody else renews, in a file or a variable. Or else `token_endpoint`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Secret>,
+    /// For OAUTHBEARER: where tokens are asked for with `client_id` and `client_secret` (the client credentials grant of OAuth 2.0, RFC 6749 section 4.4). A new
+    /// one is asked for before the last one's time is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_endpoint: Option<HttpUrl>,
+    /// Who asks for tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// The password of `client_id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_secret: Option<Secret>,
+    /// What the token shall be good for, if the endpoint wants to know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// Extensions of OAUTHBEARER (KIP-342) that some brokers want, as Confluent Cloud does.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extensions: BTreeMap<String, String>,
+}
+
+/// A SASL mechanism that diffluent itself speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+pub enum Mechanism {
+    /// User and password as they are (RFC 4616): over TLS only.
+    #[serde(rename = "PLAIN")]
+    Plain,
+    /// RFC 7677: the password is never sent.
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    /// As SCRAM-SHA-256, with SHA-512.
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+    /// A token (RFC 7628): over TLS only.
+    #[serde(rename = "OAUTHBEARER")]
+    OauthBearer,
+}
+
+impl Mechanism {
+    /// The name that brokers know.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mechanism::Plain => "PLAIN",
+            Mechanism::ScramSha256 => "SCRAM-SHA-256",
+            Mechanism::ScramSha512 => "SCRAM-SHA-512",
+            Mechanism::OauthBearer => "OAUTHBEARER",
+        }
+    }
 }
 
 /// A cluster that gets what is produced here.
@@ -257,6 +325,9 @@ pub struct Region {
     /// restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClusterTls>,
+    /// `[region.sasl]`: how diffluent logs in to the region's brokers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sasl: Option<Sasl>,
 }
 
 impl Region {
@@ -266,6 +337,11 @@ impl Region {
 
     fn default_window() -> ByteSize {
         ByteSize::from_mib(64)
+    }
+
+    /// The topics that are asked for by their names: expressions without anything special in them.
+    pub fn named_topics(&self) -> impl Iterator<Item = &str> {
+        self.topics.iter().filter_map(TopicPattern::as_name).filter(|topic| self.selects(topic))
     }
 
     /// Whether `topic` of the local cluster is mirrored to this region. Internal topics (`__*`) never are, nor is diffluent's own, nor are those of MirrorMaker 2, nor those that were
@@ -378,8 +454,16 @@ impl Default for Mirror {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
-    /// Where the dashboard page, `/lag`, `/metrics`, `/live` and `/ready` are served, over plain HTTP and to anybody who can connect.
+    /// Where the dashboard page, `/lag`, `/metrics`, `/live` and `/ready` are served, over plain HTTP. On an address that is not of this machine alone, commands
+    /// are refused unless there is a `token`.
     pub listen: HostPort,
+    /// What a command must bear (`Authorization: Bearer ...`). Left out, commands are taken from this machine only, without one. A secret: a text,
+    /// `{ env = "VARIABLE" }` or `{ file = "/path" }`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<Secret>,
+    /// What the token is needed for: `"commands"` (what changes something; reading is open to anybody who can connect) or `"everything"` (but `/live`, `/ready` and the files
+    /// of the page).
+    pub token_for: TokenFor,
     /// `true` adds a series for each region and partition to `/metrics`. Prometheus pays for each one: with thousands of partitions, leave it.
     pub partition_metrics: bool,
     /// `true` takes a change of this file by itself, within seconds. Without it, `SIGHUP`, `diffluent reload` or `POST /reload` does.
@@ -394,9 +478,22 @@ impl Default for Admin {
     fn default() -> Self {
         Self {
             listen: HostPort::new("127.0.0.1", 9644),
+            token: None,
+            token_for: TokenFor::Commands,
             partition_metrics: false,
             reload_on_change: false,
             history: true,
         }
     }
+}
+
+/// What the admin port's token is needed for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenFor {
+    /// What changes something.
+    #[default]
+    Commands,
+    /// What tells something too.
+    Everything,
 }

@@ -422,6 +422,11 @@ impl TopicPattern {
         }
     }
 
+    /// The name that it is, if there is nothing special in it: dots, which stand for any character, are taken for those of names.
+    pub fn as_name(&self) -> Option<&str> {
+        self.text.chars().all(is_name_char).then_some(self.text.as_str())
+    }
+
     /// Whether the whole of `topic` matches.
     pub fn matches(&self, topic: &str) -> bool {
         self.anchored.is_match(topic)
@@ -540,3 +545,48 @@ impl FromStr for TopicTemplate {
 }
 
 text_value!(TopicTemplate, "a name with {topic} in it, in quotes");
+
+/// The address of a web service: `"https://login.example.com/oauth/token"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpUrl {
+    text: String,
+    /// Whether it is https.
+    pub secure: bool,
+    /// The name or address, an IPv6 address without its brackets.
+    pub host: String,
+    /// The port, written or the scheme's own.
+    pub port: u16,
+    /// The path with its query.
+    pub path: String,
+}
+
+impl fmt::Display for HttpUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl FromStr for HttpUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains('@') {
+            // Not quoted: it may hold a password.
+            return Err("a URL with a user or a password in it can't be used here".into());
+        }
+        let uri: axum::http::Uri = text.parse().map_err(|error| format!("{text:?} is not a URL: {error}"))?;
+        let secure = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(format!("{text:?} does not begin with https:// or http://")),
+        };
+        let host = uri.host().unwrap_or_default();
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned();
+        check_host(&host)?;
+        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let path = uri.path_and_query().map_or("/", axum::http::uri::PathAndQuery::as_str).to_owned();
+        Ok(Self { text: text.to_owned(), secure, host, port, path })
+    }
+}
+
+text_value!(HttpUrl, "a URL that begins with https://, in quotes");

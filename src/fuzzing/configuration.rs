@@ -70,7 +70,8 @@ pub(super) fn any(u: &mut Unstructured<'_>) -> Result<()> {
         Ok(config) => {
             let written = toml::to_string(&config).expect("what was read can be written");
             let again = Config::parse("proxy.toml", &written).unwrap_or_else(|error| panic!("{error}\n{written}"));
-            assert_eq!(again, config);
+            // Secrets are not written.
+            assert_eq!(toml::to_string(&again).expect("as before"), written);
         }
         Err(error) => {
             for line in error.to_string().lines().filter(|line| !line.starts_with(' ')) {

@@ -11,6 +11,7 @@
 
 mod answers;
 mod configuration;
+mod logins;
 pub(crate) mod messages;
 mod own_calls;
 mod records;
@@ -66,6 +67,7 @@ targets! {
     renumber, a_renumbered_batch_holds_the_same_records_without_holes, 5000, records::renumbering;
     codec, records_are_decompressed_as_the_reference_does_and_never_beyond_the_limit, 5000, records::codec;
     own_calls, an_answer_that_has_its_shape_decodes_within_its_own_size, 5000, own_calls::answer;
+    login, whoever_plays_a_broker_is_not_let_in_and_hurts_nobody, 2000, logins::login;
     configuration, a_configuration_is_refused_with_a_reason_or_reads_back_the_same, 5000, configuration::any;
 }
 

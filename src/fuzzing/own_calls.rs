@@ -30,7 +30,7 @@ where
 }
 
 pub(super) fn answer(u: &mut Unstructured<'_>) -> Result<()> {
-    match u.int_in_range(0..=18)? {
+    match u.int_in_range(0..=20)? {
         0 => {
             let mut answer = messages::produce_answer(u, 9)?;
             answer.node_endpoints.clear();
@@ -86,6 +86,16 @@ pub(super) fn answer(u: &mut Unstructured<'_>) -> Result<()> {
             let _ = Subscription::decode(&bytes);
             let _ = decode_assignment(&bytes);
             Ok(())
+        }
+        18 => {
+            let answer = SaslAuthenticateResponse::default().with_error_message(Some(messages::text("no")));
+            checked::<SaslAuthenticateRequest>(u, Some(answer))
+        }
+        19 => {
+            let member = describe_groups_response::DescribedGroupMember::default();
+            let group = describe_groups_response::DescribedGroup::default().with_members(vec![member; 2]);
+            let answer = DescribeGroupsResponse::default().with_groups(vec![group; u.int_in_range(0..=3)?]);
+            checked::<DescribeGroupsRequest>(u, Some(answer))
         }
         _ => checked::<DescribeProducersRequest>(u, None),
     }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::client::ClientError;
 use crate::client::cluster::Cluster;
 use crate::client::error_code;
+use crate::client::rights::{Operation, Right};
 use crate::config::HISTORY_TOPIC;
 use crate::mirror::batch::{Batch, fetched};
 use crate::mirror::offsets::{Which, list_all, name};
@@ -61,9 +62,17 @@ pub(super) async fn append(local: &Arc<Cluster>, entry: &Value) -> Result<(), Cl
         code => {
             // Somebody else may lead it now. If that can't be asked, the next try says so.
             let _ = local.refresh().await;
-            Err(local.refused(format!("cannot write to topic {HISTORY_TOPIC}"), code.unwrap_or(-1)))
+            Err(local.refused(
+                format!("cannot write to topic {HISTORY_TOPIC}"),
+                code.unwrap_or(-1),
+                right(Operation::Write),
+            ))
         }
     }
+}
+
+fn right(operation: Operation) -> Right {
+    Right::topic(operation, &Arc::from(HISTORY_TOPIC))
 }
 
 fn leader(local: &Cluster) -> Option<i32> {
@@ -91,7 +100,13 @@ async fn ensure(local: &Cluster) -> Result<(), ClientError> {
         match local.call_any(&request).await?.topics.first().map(|topic| topic.error_code) {
             Some(0) => tracing::info!(topic = HISTORY_TOPIC, "created the topic for the history of configurations"),
             Some(error_code::TOPIC_ALREADY_EXISTS) => {}
-            code => return Err(local.refused(format!("cannot create topic {HISTORY_TOPIC}"), code.unwrap_or(-1))),
+            code => {
+                return Err(local.refused(
+                    format!("cannot create topic {HISTORY_TOPIC}"),
+                    code.unwrap_or(-1),
+                    right(Operation::Create),
+                ));
+            }
         }
         local.refresh().await?;
     }
@@ -140,7 +155,7 @@ pub(super) async fn read(local: &Arc<Cluster>, limit: usize) -> Result<Vec<Value
         let offset = offsets.get(&partition).copied().unwrap_or(Err(code));
         offset
             .map(|found| found.offset)
-            .map_err(|code| local.refused(format!("cannot read topic {HISTORY_TOPIC}"), code))
+            .map_err(|code| local.refused(format!("cannot read topic {HISTORY_TOPIC}"), code, right(Operation::Read)))
     };
     let (start, end) = (bound(Which::Start).await?, bound(Which::End).await?);
     let mut next = start.max(end.saturating_sub(i64::try_from(limit).unwrap_or(i64::MAX)));
@@ -151,7 +166,11 @@ pub(super) async fn read(local: &Arc<Cluster>, limit: usize) -> Result<Vec<Value
         let partition = answer.responses.into_iter().flat_map(|topic| topic.partitions).next();
         let partition = partition.ok_or_else(|| no_leader(local))?;
         if partition.error_code != 0 {
-            return Err(local.refused(format!("cannot read topic {HISTORY_TOPIC}"), partition.error_code));
+            return Err(local.refused(
+                format!("cannot read topic {HISTORY_TOPIC}"),
+                partition.error_code,
+                right(Operation::Read),
+            ));
         }
         let records = partition.records.unwrap_or_default();
         bytes += records.len();

@@ -4,6 +4,8 @@
 //! The broker takes the requests of a connection one after the other, so batches are appended in the order in which they are
 //! sent, however many are under way. A request has at most one batch per partition (brokers refuse two), all with the same acks.
 //!
+//! Where the connection has to log in again (KIP-368), the link stops sending, waits for what is unanswered, logs in, and goes on: no stream notices.
+//!
 //! Copies on this path: 61 bytes of header a batch. The records go from the read buffers of the session, or of the Fetch, into the socket.
 //! One checksum pass over the records.
 
@@ -13,8 +15,9 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
+use tokio::pin;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::events::Event;
 use super::ownership::Ownership;
@@ -23,7 +26,7 @@ use super::throttle::Throttle;
 use crate::client::ClientError;
 use crate::client::apis::Call;
 use crate::client::cluster::Cluster;
-use crate::client::connection::{Answers, Requests, begin_frame, end_frame};
+use crate::client::connection::{Answers, Connection, Requests, begin_frame, end_frame};
 use crate::wire::batch::rewritten_header;
 use crate::wire::cursor::put_uvarint;
 
@@ -92,56 +95,104 @@ struct Unanswered {
     since: Instant,
 }
 
-/// Runs a link until its queue is closed or the connection fails. Tells the region by events; `room` is notified whenever the
-/// queue was emptied into the socket.
-pub async fn run(
-    cluster: Arc<Cluster>,
-    node_id: i32,
-    generation: u64,
-    queue: mpsc::Receiver<Request>,
-    throttle: Arc<Throttle>,
-    ownership: Arc<Ownership>,
-    events: mpsc::Sender<Event>,
-    room: Arc<Notify>,
-) {
-    let error = match cluster.connect(node_id).await {
-        Ok(connection) => match connection.supports(ProduceRequest::NAME, ProduceRequest::KEY, ProduceRequest::VERSION)
-        {
-            Ok(()) => {
-                if events.send(Event::LinkUp { node_id, generation }).await.is_err() {
-                    return;
-                }
-                let (requests, answers) = connection.split();
-                let unanswered = Mutex::new(VecDeque::new());
-                tokio::select! {
-                    biased;
-                    result = write(requests, queue, &throttle, &ownership, &unanswered, &room) => result.err(),
-                    error = read(answers, node_id, generation, &unanswered, &events) => Some(error),
-                }
-            }
-            Err(error) => Some(error),
-        },
-        Err(error) => Some(error),
-    };
-    // The region may be gone: then nobody is interested any more.
-    let _ = events.send(Event::LinkDown { node_id, generation, error }).await;
+/// Where a link's requests come from, and whom it tells.
+#[derive(Debug)]
+pub struct Ends {
+    /// The broker.
+    pub node_id: i32,
+    /// Which link to this broker it is.
+    pub generation: u64,
+    /// What it sends.
+    pub queue: mpsc::Receiver<Request>,
+    /// How fast.
+    pub throttle: Arc<Throttle>,
+    /// Whether the streams are still this process's.
+    pub ownership: Arc<Ownership>,
+    /// The region.
+    pub events: mpsc::Sender<Event>,
+    /// Notified whenever the queue was emptied into the socket.
+    pub room: Arc<Notify>,
 }
 
-/// Ends without error when the region closes the queue, or when the streams may be another proxy's: this process may have stood still since
+/// Why a link has stopped sending.
+enum Stopped {
+    /// The region has closed the queue, or the streams may be another proxy's.
+    Closed,
+    /// The connection has to log in again.
+    LoginDue,
+}
+
+/// Runs a link until its queue is closed or the connection fails, and tells the region by events.
+pub async fn run(cluster: Arc<Cluster>, mut ends: Ends) {
+    let error = serve(&cluster, &mut ends).await.err();
+    // The region may be gone: then nobody is interested any more.
+    let down = Event::LinkDown { node_id: ends.node_id, generation: ends.generation, error };
+    let _ = ends.events.send(down).await;
+}
+
+/// Ends without error when the region closes the queue or is gone, or when the streams may be another proxy's: this process may have stood still since
 /// they were put here.
+async fn serve(cluster: &Cluster, ends: &mut Ends) -> Result<(), ClientError> {
+    let mut connection = cluster.connect(ends.node_id).await?;
+    connection.supports(ProduceRequest::NAME, ProduceRequest::KEY, ProduceRequest::VERSION)?;
+    let up = Event::LinkUp { node_id: ends.node_id, generation: ends.generation };
+    if ends.events.send(up).await.is_err() {
+        return Ok(());
+    }
+    while let Stopped::LoginDue = pipeline(&mut connection, ends).await? {
+        connection.log_in().await?;
+    }
+    Ok(())
+}
+
+/// Sends and takes answers until the queue is closed, or until the connection has to log in again and nothing is unanswered.
+async fn pipeline(connection: &mut Connection, ends: &mut Ends) -> Result<Stopped, ClientError> {
+    let due = connection.login_due();
+    let (requests, answers) = connection.halves();
+    let unanswered = Mutex::new(VecDeque::new());
+    let last = Notify::new();
+    let Ends { node_id, generation, queue, throttle, ownership, events, room } = ends;
+    let writing = write(requests, queue, throttle, ownership, &unanswered, room, due);
+    let reading = read(answers, *node_id, *generation, &unanswered, &last, events);
+    pin!(reading);
+    let stopped = tokio::select! {
+        biased;
+        stopped = writing => stopped?,
+        read = &mut reading => return read.map(|()| Stopped::Closed),
+    };
+    if let Stopped::LoginDue = stopped {
+        last.notify_one();
+        reading.await?;
+    }
+    Ok(stopped)
+}
+
 async fn write(
-    mut requests: Requests,
-    mut queue: mpsc::Receiver<Request>,
+    requests: &mut Requests,
+    queue: &mut mpsc::Receiver<Request>,
     throttle: &Throttle,
     ownership: &Ownership,
     unanswered: &Mutex<VecDeque<Unanswered>>,
     room: &Notify,
-) -> Result<(), ClientError> {
+    due: Option<Instant>,
+) -> Result<Stopped, ClientError> {
     let mut waiting = Vec::with_capacity(LINK_QUEUE_REQUESTS);
     let mut pieces = Vec::new();
+    let login_due = async {
+        match due {
+            Some(due) => sleep_until(due).await,
+            None => std::future::pending().await,
+        }
+    };
+    pin!(login_due);
     loop {
-        if queue.recv_many(&mut waiting, LINK_QUEUE_REQUESTS).await == 0 {
-            return Ok(());
+        let taken = tokio::select! {
+            biased;
+            () = &mut login_due => return Ok(Stopped::LoginDue),
+            taken = queue.recv_many(&mut waiting, LINK_QUEUE_REQUESTS) => taken,
+        };
+        if taken == 0 {
+            return Ok(Stopped::Closed);
         }
         for request in waiting.drain(..) {
             if throttle.limit().is_some() {
@@ -151,9 +202,9 @@ async fn write(
                 throttle.pass(request.bytes).await;
             }
             if !ownership.holds(Instant::now()) {
-                return Ok(());
+                return Ok(Stopped::Closed);
             }
-            let (correlation, sent) = encode(&mut requests, request.entries, request.barrier, &mut pieces);
+            let (correlation, sent) = encode(requests, request.entries, request.barrier, &mut pieces);
             lock(unanswered).push_back(Unanswered {
                 correlation,
                 bytes: request.bytes,
@@ -168,34 +219,44 @@ async fn write(
     }
 }
 
+/// Takes answers; ends without error once `last` was notified and nothing is unanswered.
 async fn read(
-    mut answers: Answers,
+    answers: &mut Answers,
     node_id: i32,
     generation: u64,
     unanswered: &Mutex<VecDeque<Unanswered>>,
+    last: &Notify,
     events: &mpsc::Sender<Event>,
-) -> ClientError {
+) -> Result<(), ClientError> {
     let mut answered = Instant::now();
+    let mut ending = false;
     loop {
-        let frame = match timeout(ANSWER_WITHIN, answers.next()).await {
-            Ok(Ok(frame)) => frame,
-            Ok(Err(error)) => return error,
+        if ending && lock(unanswered).is_empty() {
+            return Ok(());
+        }
+        let next = tokio::select! {
+            biased;
+            () = last.notified(), if !ending => {
+                ending = true;
+                continue;
+            }
+            next = timeout(ANSWER_WITHIN, answers.next()) => next,
+        };
+        let frame = match next {
+            Ok(frame) => frame?,
             // Silence is an end only where an answer is due. A broker answers one request after the other.
             Err(_) => match lock(unanswered).front() {
                 Some(oldest) if oldest.since.max(answered).elapsed() >= ANSWER_WITHIN => {
-                    return answers.timed_out(ANSWER_WITHIN);
+                    return Err(answers.timed_out(ANSWER_WITHIN));
                 }
                 _ => continue,
             },
         };
         answered = Instant::now();
         let Some(request) = lock(unanswered).pop_front() else {
-            return answers.unasked();
+            return Err(answers.unasked());
         };
-        let answer: ProduceResponse = match answers.decode::<ProduceRequest>(request.correlation, frame) {
-            Ok(answer) => answer,
-            Err(error) => return error,
-        };
+        let answer: ProduceResponse = answers.decode::<ProduceRequest>(request.correlation, frame)?;
         let answers = match_up(request.sent, &answer);
         let Unanswered { bytes, barrier, .. } = request;
         if events.send(Event::Answered { node_id, generation, bytes, barrier, answers }).await.is_err() {

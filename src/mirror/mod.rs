@@ -33,7 +33,7 @@ pub mod topic_list;
 mod topic_watch;
 pub mod topics;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -136,6 +136,8 @@ impl Mirror {
             changed: changed.clone(),
             partitions,
             settings: settings_seen,
+            journal: journal.clone(),
+            hidden: BTreeMap::new(),
         };
         tasks.spawn(topics.run());
         Self { common, regions, changed, settings, tasks: tokio::sync::Mutex::new(tasks) }

@@ -36,6 +36,7 @@ use crate::client::ClientError;
 use crate::client::apis::Call;
 use crate::client::cluster::Cluster;
 use crate::client::error_code;
+use crate::client::rights::{Operation, Right};
 
 /// One OffsetCommit carries at most so many partitions: a broker writes it as one batch that must stay under 1 MB.
 const COMMIT_PARTITIONS_MAX: usize = 2_000;
@@ -262,7 +263,9 @@ impl Progress {
             let topic_name: Arc<str> = Arc::from(topic.name.as_str());
             for partition in topic.partitions {
                 if partition.error_code != 0 {
-                    return Err(self.refused("read", partition.error_code));
+                    let right = Right::topic(Operation::Describe, &topic_name);
+                    let what = format!("cannot read the progress of topic {topic_name}");
+                    return Err(self.local.refused(what, partition.error_code, right));
                 }
                 if partition.committed_offset >= 0 {
                     let metadata = partition.metadata.as_deref().unwrap_or_default();
@@ -344,8 +347,8 @@ impl Progress {
             .map(|(topic, partition)| ((Arc::from(topic), partition.partition_index), partition.error_code))
             .collect();
         match refused.values().next() {
-            // A coordinator that refuses says so for each partition.
-            Some(code) if refused.len() == asked => {
+            // A coordinator that refuses says so for each partition; what it says of topics, the topics' rights are to blame for.
+            Some(code) if refused.len() == asked && *code != error_code::TOPIC_AUTHORIZATION_FAILED => {
                 self.forget_coordinator().await;
                 Err(self.refused("commit", *code))
             }
@@ -386,7 +389,8 @@ impl Progress {
     }
 
     fn refused(&self, what: &str, code: i16) -> ClientError {
-        self.local.refused(format!("cannot {what} group {}", self.group.0.as_str()), code)
+        let group = self.group.0.as_str();
+        self.local.refused(format!("cannot {what} group {group}"), code, Right::group(Operation::Read, group))
     }
 }
 
@@ -405,7 +409,10 @@ pub fn is_passing(error: &ClientError) -> bool {
                 | error_code::FENCED_INSTANCE_ID
                 | error_code::UNKNOWN_TOPIC_OR_PARTITION
         ),
-        ClientError::Unsupported { .. } | ClientError::Unreadable { .. } => false,
+        ClientError::Unsupported { .. }
+        | ClientError::Unreadable { .. }
+        | ClientError::Login { .. }
+        | ClientError::Denied(_) => false,
         _ => true,
     }
 }

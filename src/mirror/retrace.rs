@@ -19,12 +19,13 @@ use tokio::time::Instant;
 use super::batch::{Batch, Fingerprint, fetched};
 use super::committed::{Aborted, Origin};
 use super::offsets::{Which, list_offsets, name};
-use super::progress::{Partition, Position};
+use super::progress::{Partition, Position, is_passing};
 use super::stream::{Doubt, Found};
 use crate::client::ClientError;
 use crate::client::cluster::Cluster;
 use crate::client::connection::Connection;
 use crate::client::error_code;
+use crate::client::rights::{Operation, Right, is_denial};
 use crate::wire::batch::sequence_after;
 
 /// So many offsets are searched first; each further round reaches eight times as far back.
@@ -123,6 +124,7 @@ pub async fn retrace(local: &Cluster, region: &Cluster, node_id: i32, traces: Ve
     for trace in traces {
         let outcome = match one(local, region, node_id, &trace).await {
             Ok(outcome) => outcome,
+            Err(error) if !is_passing(&error) => Retraced::Stalled(error.to_string()),
             Err(error) => {
                 tracing::debug!(region = %region.name(), topic = %trace.source.0, partition = trace.source.1, %error,
                     "the position could not be found anew; trying again");
@@ -295,8 +297,18 @@ async fn part(
 }
 
 fn failed(code: i16) -> Retraced {
+    if is_denial(code) {
+        return Retraced::Stalled(format!(
+            "a log may not be read: {}; grant diffluent's principal the right Read on the topic on both sides (diffluent check says which is missing)",
+            error_code::describe(code)
+        ));
+    }
     tracing::debug!(error = error_code::describe(code), "a log could not be read to find a position anew");
     Retraced::Later
+}
+
+fn not_allowed(cluster: &Cluster, topic: &std::sync::Arc<str>, code: i16) -> ClientError {
+    cluster.refused(format!("cannot read topic {topic}"), code, Right::topic(Operation::Read, topic))
 }
 
 /// Start, end and leader epoch of a log; `None` when the broker can't say.
@@ -307,7 +319,13 @@ pub(super) async fn bounds(
 ) -> Result<Option<(i64, i64, i32)>, ClientError> {
     let mut answers = [None, None];
     for (answer, which) in answers.iter_mut().zip([Which::Start, Which::End]) {
-        *answer = list_offsets(cluster, node_id, &[partition], which).await?.pop().and_then(|(_, log)| log.ok());
+        let log = list_offsets(cluster, node_id, &[partition], which).await?.pop();
+        if let Some((_, Err(code))) = log
+            && is_denial(code)
+        {
+            return Err(not_allowed(cluster, &partition.0, code));
+        }
+        *answer = log.and_then(|(_, log)| log.ok());
     }
     let [Some(start), Some(end)] = answers else { return Ok(None) };
     Ok(Some((start.offset, end.offset, end.leader_epoch)))

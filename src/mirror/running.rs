@@ -19,6 +19,7 @@ use super::steering::Steering;
 use super::throttle::Throttles;
 use super::topic_list::MirroredTopic;
 use crate::capture::Capture;
+use crate::client::Reach;
 use crate::client::cluster::Cluster;
 use crate::config;
 use crate::journal::Journal;
@@ -63,6 +64,7 @@ fn settings(number: u64, region: &config::Region, mirror: &config::Mirror, regio
     Settings {
         index: number,
         name: Arc::from(region.name.as_str()),
+        named_topics: region.named_topics().map(Arc::from).collect(),
         start: region.start,
         on_region_topic_lost: region.on_region_topic_lost,
         forward: region.forward,
@@ -86,7 +88,9 @@ impl Running {
         let name = region.name.as_str();
         let servers = region.bootstrap_servers.iter().map(ToString::to_string).collect();
         let traffic = common.metrics.traffic(name);
-        let cluster = Cluster::new(name, servers, (common.connect)(region), config.proxy.dial_timeout, traffic);
+        let dial_timeout = config.proxy.dial_timeout;
+        let reach = Reach::new((common.connect)(region), "region.sasl", region.sasl.as_ref(), dial_timeout);
+        let cluster = Cluster::new(name, servers, reach, dial_timeout, traffic);
         let inbox: Arc<Inbox> = Arc::default();
         let (topics, topics_seen) = watch::channel(Arc::new(Vec::new()));
         let (steering, steering_seen) = watch::channel(steering);

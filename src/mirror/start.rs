@@ -19,6 +19,7 @@ use super::topics;
 use crate::client::ClientError;
 use crate::client::cluster::Cluster;
 use crate::client::error_code;
+use crate::client::rights::{Operation, Right};
 use crate::config::Start;
 
 /// A stream to be started.
@@ -110,7 +111,7 @@ async fn run(
 ) -> Result<(), ClientError> {
     let partitions: Vec<Partition> = streams.iter().map(|stream| stream.partition.clone()).collect();
     let committed = keeping.progress.load(&partitions).await?;
-    let positions = local_positions(local, &streams, &committed).await;
+    let (positions, denied) = local_positions(local, &streams, &committed).await;
     if positions.len() == streams.len() && positions.values().all(|(_, is_committed)| *is_committed) {
         keeping.ownership.first_positions_done();
     }
@@ -127,7 +128,7 @@ async fn run(
     for stream in &streams {
         match (refused.get(&stream.region_topic), positions.get(&stream.stream)) {
             (Some(reason), _) => outcomes.push((stream.stream, Started::Stalled(reason.clone()))),
-            (None, None) => outcomes.push((stream.stream, Started::Later)),
+            (None, None) => outcomes.push((stream.stream, later_or_stalled(denied.get(&stream.stream)))),
             (None, Some((position, true))) => {
                 let forwarded =
                     committed.get(&stream.partition).and_then(|commit| commit.as_ref().ok()?.forwarded.clone());
@@ -139,20 +140,25 @@ async fn run(
     }
     tell(events, outcomes).await;
     let new: Vec<usize> = fresh.iter().map(|(stream, _)| stream.stream).collect();
-    match begin(region, keeping, fresh).await {
+    match begin(local, region, keeping, fresh).await {
         Ok(begun) => tell(events, begun).await,
         Err(error) => tell(events, failed(region, &error, new)).await,
     }
     Ok(())
 }
 
-/// The position of each stream that has one, or where it would begin; and whether it was committed.
+fn later_or_stalled(denied: Option<&String>) -> Started {
+    denied.map_or(Started::Later, |reason| Started::Stalled(reason.clone()))
+}
+
+/// The position of each stream that has one, or where it would begin; and whether it was committed. And why it can't be told, where a right is missing.
 async fn local_positions(
     local: &Arc<Cluster>,
     streams: &[Starting],
     committed: &BTreeMap<Partition, Committed>,
-) -> BTreeMap<usize, (Position, bool)> {
+) -> (BTreeMap<usize, (Position, bool)>, BTreeMap<usize, String>) {
     let mut positions = BTreeMap::new();
+    let mut denied = BTreeMap::new();
     let mut unknown = Vec::new();
     let mirrored_before: BTreeSet<&Arc<str>> = committed.keys().map(|(topic, _)| topic).collect();
     for stream in streams {
@@ -182,26 +188,34 @@ async fn local_positions(
         let partitions: Vec<Partition> = group.iter().map(|stream| stream.partition.clone()).collect();
         let offsets = list_all(local, &partitions, which).await;
         for stream in group {
-            if let Some(Ok(offset)) = offsets.get(&stream.partition) {
-                let position = Position {
-                    source_offset: offset.offset,
-                    source_leader_epoch: -1,
-                    producer_epoch: 0,
-                    sequence: 0,
-                    region_offset: 0,
-                    region_leader_epoch: -1,
-                    topic_id: stream.topic_id,
-                    toll: Toll::default(),
-                };
-                positions.insert(stream.stream, (position, false));
+            match offsets.get(&stream.partition) {
+                Some(Ok(offset)) => {
+                    let position = Position {
+                        source_offset: offset.offset,
+                        source_leader_epoch: -1,
+                        producer_epoch: 0,
+                        sequence: 0,
+                        region_offset: 0,
+                        region_leader_epoch: -1,
+                        topic_id: stream.topic_id,
+                        toll: Toll::default(),
+                    };
+                    positions.insert(stream.stream, (position, false));
+                }
+                Some(Err(code)) => {
+                    let denial = local.denied(*code, Right::topic(Operation::Read, &stream.partition.0));
+                    denied.extend(denial.map(|denial| (stream.stream, denial.to_string())));
+                }
+                None => {}
             }
         }
     }
-    positions
+    (positions, denied)
 }
 
 /// Begins streams that never ran: their first position is committed before their first batch is sent.
 async fn begin(
+    local: &Arc<Cluster>,
     region: &Arc<Cluster>,
     keeping: &Keeping,
     streams: Vec<(&Starting, Position)>,
@@ -212,7 +226,13 @@ async fn begin(
     let there = |stream: &Starting| (stream.region_topic.clone(), stream.partition.1);
     let partitions: Vec<Partition> = streams.iter().map(|(stream, _)| there(stream)).collect();
     let ends = list_all(region, &partitions, Which::End).await;
-    let ours = own_producers(region, &streams).await?;
+    let (ours, mut denied) = own_producers(region, &streams).await?;
+    for (stream, _) in &streams {
+        if let Some(Err(code)) = ends.get(&there(stream)) {
+            let denial = region.denied(*code, Right::topic(Operation::Read, &stream.region_topic));
+            denied.extend(denial.map(|denial| (stream.stream, denial.to_string())));
+        }
+    }
     let mut outcomes = Vec::new();
     let mut commits = Vec::new();
     let starting: BTreeMap<usize, Partition> =
@@ -224,6 +244,10 @@ async fn begin(
                  over would repeat them; its last batch is looked for in both logs", region.name());
             let ready = Started::Ready { position, never_wrote: false, unproven: true, forwarded: None };
             outcomes.push((stream.stream, ready));
+            continue;
+        }
+        if let Some(reason) = denied.get(&stream.stream) {
+            outcomes.push((stream.stream, Started::Stalled(reason.clone())));
             continue;
         }
         match ends.get(&there(stream)) {
@@ -240,10 +264,12 @@ async fn begin(
     }
     let Keeping { progress, pass, ownership } = keeping;
     let refused = progress.commit(&commits, pass).await?;
-    // Usually a topic that was deleted in this moment.
     for (stream, outcome) in &mut outcomes {
-        if starting.get(stream).is_some_and(|partition| refused.contains_key(partition)) {
-            *outcome = Started::Later;
+        let Some(partition) = starting.get(stream) else { continue };
+        if let Some(code) = refused.get(partition) {
+            // If no right is missing, it is usually a topic that was deleted in this moment.
+            let denial = local.denied(*code, Right::topic(Operation::Read, &partition.0));
+            *outcome = later_or_stalled(denial.map(|denial| denial.to_string()).as_ref());
         }
     }
     if *pass == Pass::Alone {
@@ -274,15 +300,16 @@ async fn begin(
     Ok(outcomes)
 }
 
-/// The streams whose producer id the region's brokers know.
+/// The streams whose producer id the region's brokers know; and those of which they may not tell, with the reason.
 async fn own_producers(
     region: &Arc<Cluster>,
     streams: &[(&Starting, Position)],
-) -> Result<BTreeSet<usize>, ClientError> {
+) -> Result<(BTreeSet<usize>, BTreeMap<usize, String>), ClientError> {
     let metadata = region.metadata();
     let by_partition: BTreeMap<Partition, &Starting> =
         streams.iter().map(|(stream, _)| ((stream.region_topic.clone(), stream.partition.1), *stream)).collect();
     let mut ours = BTreeSet::new();
+    let mut denied = BTreeMap::new();
     for (leader, partitions) in by_leader(&metadata, by_partition.keys()) {
         let mut topics: BTreeMap<&Arc<str>, Vec<i32>> = BTreeMap::new();
         for (topic, partition) in partitions {
@@ -300,14 +327,18 @@ async fn own_producers(
             let topic_name: Arc<str> = Arc::from(topic.name.as_str());
             for partition in topic.partitions {
                 if let Some(stream) = by_partition.get(&(topic_name.clone(), partition.partition_index)) {
-                    if !matches!(
-                        partition.error_code,
-                        0 | error_code::NOT_LEADER_OR_FOLLOWER | error_code::UNKNOWN_TOPIC_OR_PARTITION
-                    ) {
-                        return Err(region.refused(
-                            format!("cannot list the producers of topic {}", stream.region_topic),
-                            partition.error_code,
-                        ));
+                    let right = Right::topic(Operation::Read, &stream.region_topic);
+                    match partition.error_code {
+                        0 | error_code::NOT_LEADER_OR_FOLLOWER | error_code::UNKNOWN_TOPIC_OR_PARTITION => {}
+                        code => {
+                            let what = format!("cannot list the producers of topic {}", stream.region_topic);
+                            match region.refused(what, code, right) {
+                                error @ ClientError::Denied(_) => {
+                                    denied.insert(stream.stream, error.to_string());
+                                }
+                                error => return Err(error),
+                            }
+                        }
                     }
                     if partition.active_producers.iter().any(|producer| producer.producer_id.0 == stream.producer_id) {
                         ours.insert(stream.stream);
@@ -316,7 +347,7 @@ async fn own_producers(
             }
         }
     }
-    Ok(ours)
+    Ok((ours, denied))
 }
 
 async fn tell(events: &mpsc::Sender<Event>, outcomes: impl IntoIterator<Item = (usize, Started)>) {

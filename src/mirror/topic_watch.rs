@@ -1,6 +1,6 @@
 //! Keeps regions, sessions and the source told which topics there are, and which of them go where.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tokio::sync::{Notify, watch};
@@ -8,9 +8,12 @@ use tokio::sync::{Notify, watch};
 use super::Regions;
 use super::progress::Partition;
 use super::topic_list::mirrored_topics;
+use super::topics::hidden_reason;
 use crate::capture::{Capture, Route, Routes};
 use crate::client::cluster::{Cluster, Metadata};
+use crate::client::rights::Operation;
 use crate::config;
+use crate::journal::{Journal, Kind};
 
 /// See the module's documentation.
 pub(super) struct TopicWatch {
@@ -22,12 +25,17 @@ pub(super) struct TopicWatch {
     pub changed: Arc<Notify>,
     pub partitions: watch::Sender<Arc<Vec<Partition>>>,
     pub settings: watch::Receiver<config::Mirror>,
+    pub journal: Arc<Journal>,
+    /// Topics that a region asks for by name and that the local cluster was last found to hide, by region.
+    pub hidden: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
 }
 
 impl TopicWatch {
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         loop {
-            self.tell(&self.local.metadata());
+            let metadata = self.local.metadata();
+            self.tell_hidden(&metadata);
+            self.tell(&metadata);
             let interval = self.settings.borrow().metadata_interval;
             tokio::select! {
                 biased;
@@ -38,6 +46,24 @@ impl TopicWatch {
             if let Err(error) = self.local.refresh().await {
                 tracing::debug!(%error, "the local cluster could not be asked for its topics; trying again");
             }
+        }
+    }
+
+    /// Says it once when a topic that a region is to get by its name is hidden: nobody else would miss it.
+    fn tell_hidden(&mut self, metadata: &Metadata) {
+        let is_hidden = |topic: &Arc<str>| metadata.hidden.contains(topic) && !metadata.topics.contains_key(topic);
+        for region in self.regions.load().iter() {
+            let named: Vec<Arc<str>> = region.config().named_topics().map(Arc::from).collect();
+            self.local.expect(named.iter().cloned());
+            let hidden: BTreeSet<Arc<str>> = named.into_iter().filter(is_hidden).collect();
+            let known = self.hidden.entry(region.name().clone()).or_default();
+            for topic in hidden.difference(known) {
+                let reason = hidden_reason(&self.local, topic, Operation::Read);
+                tracing::warn!(region = %region.name(), %topic, reason, "the topic can't be mirrored");
+                let message = format!("topic {topic} can't be mirrored: {reason}");
+                self.journal.region(Kind::StreamStalled, region.name(), &message);
+            }
+            *known = hidden;
         }
     }
 

@@ -1,7 +1,7 @@
 //! Topics in a region: made with the source's partition count where they are missing, grown where they are smaller. Never shrunk, never
 //! deleted, and nothing else of them is touched; the replication factor is the region's default.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use super::offsets::name;
 use crate::client::ClientError;
 use crate::client::cluster::{Cluster, Metadata};
 use crate::client::error_code;
+use crate::client::rights::{Operation, Right, is_denial};
 
 const TIMEOUT_MS: i32 = 30_000;
 /// A new topic's leaders are known to all brokers within this time, usually within milliseconds.
@@ -30,6 +31,7 @@ pub async fn ensure(
     wanted: &BTreeMap<Arc<str>, i32>,
 ) -> Result<BTreeMap<Arc<str>, String>, ClientError> {
     let mut refused = BTreeMap::new();
+    region.expect(wanted.keys().cloned());
     let metadata = region.refresh().await?;
     let missing: Vec<(&Arc<str>, i32)> = wanted
         .iter()
@@ -47,7 +49,7 @@ pub async fn ensure(
         return Ok(refused);
     }
     if !missing.is_empty() {
-        create(region, &missing, &mut refused).await?;
+        create(region, &missing, &metadata.hidden, &mut refused).await?;
     }
     if !small.is_empty() {
         grow(region, &small, &mut refused).await?;
@@ -60,6 +62,11 @@ pub async fn ensure(
             .filter(|(topic, partitions)| !refused.contains_key(*topic) && !has_leaders(&metadata, topic, **partitions))
             .map(|(topic, _)| topic)
             .collect();
+        let (hidden, waiting): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|topic| metadata.hidden.contains(*topic));
+        for topic in hidden {
+            refused.insert(topic.clone(), hidden_reason(region, topic, Operation::Write));
+        }
         if waiting.is_empty() {
             return Ok(refused);
         }
@@ -73,6 +80,12 @@ pub async fn ensure(
     }
 }
 
+/// Why a topic is not seen, and what to do: `operation` is what it is needed for, and comes with Describe.
+pub fn hidden_reason(cluster: &Cluster, topic: &Arc<str>, operation: Operation) -> String {
+    let denial = cluster.denied(error_code::TOPIC_AUTHORIZATION_FAILED, Right::topic(operation, topic));
+    denial.map(|denial| denial.to_string()).unwrap_or_default()
+}
+
 fn has_leaders(metadata: &Metadata, topic: &str, partitions: i32) -> bool {
     (0..partitions).all(|partition| metadata.leader(topic, partition).is_some())
 }
@@ -80,6 +93,7 @@ fn has_leaders(metadata: &Metadata, topic: &str, partitions: i32) -> bool {
 async fn create(
     region: &Cluster,
     missing: &[(&Arc<str>, i32)],
+    hidden: &BTreeSet<Arc<str>>,
     refused: &mut BTreeMap<Arc<str>, String>,
 ) -> Result<(), ClientError> {
     let topics = missing
@@ -97,15 +111,22 @@ async fn create(
         match result.error_code {
             0 => tracing::info!(region = %region.name(), %topic, "created the topic in the region"),
             error_code::TOPIC_ALREADY_EXISTS => {}
+            // It may be there, and be hidden: then another right is missing.
+            code if is_denial(code) && hidden.contains(&topic) => {
+                refused.insert(topic.clone(), hidden_reason(region, &topic, Operation::Write));
+            }
             code => {
                 let partitions =
                     missing.iter().find(|(name, _)| **name == topic).map_or(1, |(_, partitions)| *partitions);
-                let why = format!(
-                    "topic {topic} can't be created in the region: {}{}; allow it, or create the topic yourself: \
-                     kafka-topics --create --topic {topic} --partitions {partitions}",
-                    error_code::describe(code),
-                    detail(result.error_message.as_deref()),
-                );
+                let by_hand = format!("kafka-topics --create --topic {topic} --partitions {partitions}");
+                let why = match region.denied(code, Right::topic(Operation::Create, &topic)) {
+                    Some(denial) => format!("{denial}; or create the topic yourself: {by_hand}"),
+                    None => format!(
+                        "topic {topic} can't be created in the region: {}{}; allow it, or create the topic yourself: {by_hand}",
+                        error_code::describe(code),
+                        detail(result.error_message.as_deref()),
+                    ),
+                };
                 refused.insert(topic, why);
             }
         }
@@ -133,12 +154,16 @@ async fn grow(
                 tracing::info!(region = %region.name(), %topic, partitions, "added partitions to the topic in the region")
             }
             code => {
-                let why = format!(
-                    "topic {topic} has fewer partitions in the region, and none can be added: {}{}; allow it, or add them \
-                     yourself: kafka-topics --alter --topic {topic} --partitions {partitions}",
-                    error_code::describe(code),
-                    detail(result.error_message.as_deref()),
-                );
+                let by_hand = format!("kafka-topics --alter --topic {topic} --partitions {partitions}");
+                let why = match region.denied(code, Right::topic(Operation::Alter, &topic)) {
+                    Some(denial) => format!("{denial}; or add the topic's missing partitions yourself: {by_hand}"),
+                    None => format!(
+                        "topic {topic} has fewer partitions in the region, and none can be added: {}{}; allow it, or add them \
+                         yourself: {by_hand}",
+                        error_code::describe(code),
+                        detail(result.error_message.as_deref()),
+                    ),
+                };
                 refused.insert(topic, why);
             }
         }

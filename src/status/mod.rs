@@ -12,8 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::admin::summary::{Level, Status};
-use crate::config::HostPort;
-use crate::operator::{self, OperatorError};
+use crate::operator::{self, AdminPort, OperatorError};
 
 /// What a running proxy says of itself: as it was sent, and as far as this version understands it.
 #[derive(Clone, Debug)]
@@ -40,7 +39,7 @@ impl std::fmt::Display for Told {
 ///
 /// # Errors
 /// [`OperatorError`]: it could not be told how well all is.
-pub async fn ask(admin: &HostPort) -> Result<Told, OperatorError> {
+pub async fn ask(admin: &AdminPort) -> Result<Told, OperatorError> {
     let document = operator::get(admin, "/status").await?;
     match Status::deserialize(&document) {
         Ok(status) => Ok(Told { document, status }),

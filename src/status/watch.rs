@@ -10,15 +10,15 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Told, ask};
 use crate::admin::summary::{RegionSummary, duration};
-use crate::config::HostPort;
 use crate::lag::State;
+use crate::operator::AdminPort;
 
 const EVERY: Duration = Duration::from_secs(1);
 /// Bars count in thousandths of what was missing at the most.
 const BAR_LENGTH: u64 = 1000;
 
 /// Asks again and again, and shows what is told. Ends only when nobody reads any more: with the last exit code.
-pub async fn watch(admin: &HostPort, json: bool) -> u8 {
+pub async fn watch(admin: &AdminPort, json: bool) -> u8 {
     let mut shown: Box<dyn Shown> = match (json, io::stdout().is_terminal()) {
         (true, _) => Box::new(Documents),
         (false, true) => Box::new(Screen::new()),

@@ -18,6 +18,7 @@ use super::sample::Sample;
 use super::side::Side;
 use super::tally::Tally;
 use crate::client::cluster::Cluster;
+use crate::client::rights::{Operation, Right};
 use crate::mirror::offsets::{Which, list_offsets};
 
 /// A window of a sample is looked for among so many records of the region.
@@ -163,7 +164,7 @@ impl Partition<'_> {
         let answer = list_offsets(cluster, leader, &[&key], Which::Since(timestamp)).await;
         match answer.map_err(|error| failed(error.to_string()))?.pop() {
             Some((_, Ok(found))) => Ok((found.offset >= 0).then_some(found.offset.max(start))),
-            Some((_, Err(code))) => Err(failed(crate::client::error_code::describe(code))),
+            Some((_, Err(code))) => Err(failed(cluster.explain(code, Right::topic(Operation::Read, topic)))),
             None => Err(failed("no answer".to_owned())),
         }
     }

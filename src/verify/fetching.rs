@@ -13,8 +13,10 @@ use crate::client::ClientError;
 use crate::client::cluster::Cluster;
 use crate::client::connection::Connection;
 use crate::client::error_code;
+use crate::client::rights::{Operation, Right};
 use crate::mirror::identity::is_reserved;
 use crate::mirror::offsets::name;
+use crate::mirror::progress::is_passing;
 use crate::wire::batch::{BatchHeader, HEADER_LEN};
 
 /// One Fetch gives at most so many bytes, or one batch.
@@ -159,10 +161,10 @@ pub(super) async fn read(target: Target, answers: mpsc::Sender<Result<Vec<Sorted
             }
             Ok(answer) => {
                 patience = patience_with(answer.error_code);
-                error_code::describe(answer.error_code)
+                target.cluster.explain(answer.error_code, Right::topic(Operation::Read, &target.topic))
             }
             Err(error) => {
-                if let ClientError::Unsupported { .. } | ClientError::Unreadable { .. } = error {
+                if !is_passing(&error) {
                     patience = Duration::ZERO;
                 }
                 error.to_string()
@@ -225,7 +227,8 @@ async fn fetch(target: &Target, from: i64, slot: &mut Option<Connection>) -> Res
         .with_topics(vec![FetchTopic::default().with_topic(name(&target.topic)).with_partitions(vec![partition])]);
     let answer = connection.call_within(&request, FETCH_DEADLINE).await?;
     if answer.error_code != 0 {
-        return Err(target.cluster.refused(format!("cannot read {}", what()), answer.error_code));
+        let right = Right::topic(Operation::Read, &target.topic);
+        return Err(target.cluster.refused(format!("cannot read {}", what()), answer.error_code, right));
     }
     let mut partitions = answer.responses.into_iter().flat_map(|topic| topic.partitions);
     partitions.find(|partition| partition.partition_index == target.partition).ok_or_else(missing)
@@ -283,6 +286,7 @@ fn sort(target: &Target, answer: PartitionData, from: i64) -> Result<(Vec<Sorted
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Reach;
     use crate::client::connection::Traffic;
     use crate::mirror::batch::tests::bytes_of;
     use crate::wire::batch::Identity;
@@ -296,13 +300,7 @@ mod tests {
     const OURS: i64 = 1 << 62 | 9;
 
     fn target(keep: Keep, to: i64) -> Target {
-        let cluster = Cluster::new(
-            "us",
-            Vec::new(),
-            Arc::new(crate::net::Dialer::plain()),
-            Duration::ZERO,
-            Arc::<Traffic>::default(),
-        );
+        let cluster = Cluster::new("us", Vec::new(), Reach::plain(), Duration::ZERO, Arc::<Traffic>::default());
         Target { cluster, topic: Arc::from("orders"), partition: 0, from: 0, to, keep }
     }
 

@@ -36,9 +36,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::access::Access;
+use crate::client::Reach;
 use crate::client::cluster::Cluster;
 use crate::client::connection::Traffic;
-use crate::config::{Config, HostPort, Region, TopicPattern};
+use crate::config::{Config, HostPort, Region, Sasl, TopicPattern};
 use crate::net::Dialer;
 use compare::Context;
 use plan::Planned;
@@ -104,14 +105,21 @@ pub async fn run(config: &Config, access: &Access, options: &Options) -> Result<
         // A hasher's keys are random; JSON numbers are exact up to 53 bits.
         seed: options.seed.unwrap_or_else(|| hashes.hash_one(0) >> 11),
     });
-    let local = cluster(config, "local", &config.local.bootstrap_servers, access.local());
+    let login = ("local.sasl", config.local.sasl.as_ref());
+    let local = cluster(config, "local", &config.local.bootstrap_servers, access.local(), login);
     let bar = progress_bar();
     let room = Arc::new(Semaphore::new(PARTITIONS_AT_ONCE));
     let mut reports = Vec::with_capacity(regions.len());
     for region in regions {
         let context = Context {
             local: local.clone(),
-            region: cluster(config, &region.name, &region.bootstrap_servers, access.region(&region.name)),
+            region: cluster(
+                config,
+                &region.name,
+                &region.bootstrap_servers,
+                access.region(&region.name),
+                ("region.sasl", region.sasl.as_ref()),
+            ),
             since_ms: options.since.map(since_ms),
             sample,
             bar: bar.clone(),
@@ -126,9 +134,17 @@ pub async fn run(config: &Config, access: &Access, options: &Options) -> Result<
     Ok(VerifyReport::new(reports, sample, begun.elapsed().as_secs_f64()))
 }
 
-fn cluster(config: &Config, name: &str, servers: &[HostPort], dialer: Dialer) -> Arc<Cluster> {
+fn cluster(
+    config: &Config,
+    name: &str,
+    servers: &[HostPort],
+    dialer: Dialer,
+    (table, sasl): (&str, Option<&Sasl>),
+) -> Arc<Cluster> {
     let servers = servers.iter().map(ToString::to_string).collect();
-    Cluster::new(name, servers, Arc::new(dialer), config.proxy.dial_timeout, Arc::<Traffic>::default())
+    let dial_timeout = config.proxy.dial_timeout;
+    let reach = Reach::new(Arc::new(dialer), table, sasl, dial_timeout);
+    Cluster::new(name, servers, reach, dial_timeout, Arc::<Traffic>::default())
 }
 
 /// The time so long ago, milliseconds since 1970.

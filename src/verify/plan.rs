@@ -11,10 +11,12 @@ use super::report::Unknown;
 use crate::client::ClientError;
 use crate::client::cluster::{Cluster, Metadata};
 use crate::client::error_code;
+use crate::client::rights::Operation;
 use crate::config::{Region, Start, TopicPattern};
 use crate::mirror::offsets::{LogOffset, Which, list_all};
 use crate::mirror::progress::{Committed, Partition, Position, Progress, is_passing};
 use crate::mirror::topic_list::{MirroredTopic, mirrored_topics};
+use crate::mirror::topics::hidden_reason;
 
 /// How long a coordinator may need to wake up.
 const PROGRESS_PATIENCE: Duration = Duration::from_secs(10);
@@ -87,6 +89,7 @@ pub async fn plan(
     let partitions: Vec<Partition> =
         topics.iter().flat_map(|topic| (0..topic.partitions).map(|number| (topic.name.clone(), number))).collect();
     let committed = progress(local, &region.name, &partitions).await?;
+    there.expect(topics.iter().map(|topic| topic.name_in_region.clone()));
     let metadata_there = there.refresh().await.map_err(|error| unreachable(&error))?;
     let in_region: Vec<Partition> = (topics.iter())
         .flat_map(|topic| (0..topic.partitions).map(|number| (topic.name_in_region.clone(), number)))
@@ -101,7 +104,10 @@ pub async fn plan(
     let mut planned = Vec::with_capacity(partitions.len());
     for topic in &topics {
         for partition in 0..topic.partitions {
-            let stream = stream(region, topic, partition, &metadata_there, &committed, &ends);
+            let stream = match metadata_there.hidden.contains(&topic.name_in_region) {
+                true => Err(hidden(there, &topic.name_in_region)),
+                false => stream(region, topic, partition, &metadata_there, &committed, &ends),
+            };
             let (topic, topic_in_region) = (topic.name.clone(), topic.name_in_region.clone());
             planned.push(Planned { topic, topic_in_region, partition, stream });
         }
@@ -176,6 +182,12 @@ fn stream(
         region_start: offset(&ends.region_start, &there, &region.name)?,
         region_end: offset(&ends.region_end, &there, &region.name)?,
     })
+}
+
+fn hidden(there: &Cluster, topic: &Arc<str>) -> Unknown {
+    let reason = hidden_reason(there, topic, Operation::Read);
+    let (what, advice) = reason.split_once("; ").unwrap_or((&reason, "see docs/security.md"));
+    Unknown::new(what, advice)
 }
 
 fn no_offsets(cluster: &str, what: &str) -> Unknown {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use diffluent::capture::Capture;
+use diffluent::client::Reach;
 use diffluent::client::cluster::Cluster;
 use diffluent::config::{self, Config};
 use diffluent::lag::RegionLag;
@@ -96,8 +97,8 @@ pub async fn run(plan: Arc<Plan>, cluster: usize, seen: Seen, fronts: Fronts) ->
     let config = configuration(&plan, cluster);
     let metrics = MirrorMetrics::register(&mut Registry::default());
     let capture = Arc::new(Capture::new(config.mirror.buffer.as_usize()));
-    let local =
-        Cluster::new("local", servers(&plan, cluster), Arc::new(Simulated), DIAL_TIMEOUT, metrics.traffic("local"));
+    let reach = Reach { connect: Arc::new(Simulated), sasl: None };
+    let local = Cluster::new("local", servers(&plan, cluster), reach, DIAL_TIMEOUT, metrics.traffic("local"));
     while local.refresh().await.is_err() {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }

@@ -7,7 +7,7 @@ const POINT_SECONDS = 10;
 const ROWS_STEP = 100;
 const ROWS_MAX = 1000;
 const LOST_AFTER_MS = 4000;
-const AGAIN_MS = 3000;
+const AGAIN_MS = 1000;
 const DETAILS_MS = 2000;
 const BROKERS_MS = 10000;
 const CLIENTS_MS = 5000;
@@ -42,8 +42,43 @@ const latency = (summary) => summary.count === 0 ? "nothing in the last minute"
 const clock = (ms) => new Date(ms).toLocaleTimeString("en-GB");
 const moment = (ms) => new Date(ms).toISOString().replace("T", " ").slice(0, 19) + " UTC";
 
+// ---- the token, where the admin port asks for one ---------------------------------------------------------------------
+
+// Kept as long as this tab, and for this page alone.
+const TOKEN = "diffluent-admin-token";
+let asking = null;
+let declined = false;
+
+async function send(path, options = {}) {
+  const token = sessionStorage.getItem(TOKEN);
+  const response = await fetch(path, token ? { ...options, headers: { Authorization: `Bearer ${token}` } } : options);
+  if (response.status !== 401) return response;
+  // What a person has asked for asks again; what the page does by itself takes no for an answer.
+  if (declined && options.method !== "POST") return response;
+  if (sessionStorage.getItem(TOKEN) === token) sessionStorage.removeItem(TOKEN);
+  asking ??= askToken(token !== null).finally(() => { asking = null; });
+  return await asking ? send(path, options) : response;
+}
+
+function askToken(wrong) {
+  const dialog = $("token");
+  write($("token-told"), wrong ? "This is not the token." : "");
+  $("token-text").value = "";
+  dialog.returnValue = "cancel";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.onclose = () => {
+      const given = dialog.returnValue === "use" && $("token-text").value.trim();
+      declined = !given;
+      if (given) sessionStorage.setItem(TOKEN, given);
+      $("token-text").value = "";
+      resolve(Boolean(given));
+    };
+  });
+}
+
 async function ask(path, options) {
-  const response = await fetch(path, options);
+  const response = await send(path, options);
   const body = await response.json();
   if (!response.ok) throw new Error(body.message ?? `${response.status}`);
   return body;
@@ -484,31 +519,49 @@ function connection(is) {
   if (back) { cards.forEach((card) => card.load()); shownEvent = -1; details(); showBrokers(); showClients(); }
 }
 
-function connect() {
-  source?.close();
-  source = new EventSource("/stream");
-  source.addEventListener("summary", (message) => {
-    const summary = JSON.parse(message.data);
-    heard = performance.now();
-    write($("version"), summary.version);
-    const mark = { well: "✓", behind: "↻", bad: "✕" }[summary.level];
-    write($("headline"), `${mark} ${summary.headline}`);
-    // Its numbers change every second: a screen reader is told when it is about something else.
-    if ($("headline").dataset.level !== summary.level) write($("announced"), summary.headline);
-    $("headline").dataset.level = summary.level;
-    document.title = `${mark} diffluent`;
-    showRegions(summary);
-    showEvents(summary.last_event);
-    connection(true);
-  });
+// As EventSource does, which can't show a token.
+async function connect() {
+  source?.abort();
+  const mine = source = new AbortController();
+  try {
+    const response = await send("/stream", { signal: mine.signal });
+    if (!response.ok) return;
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    for (let read = await reader.read(); !read.done; read = await reader.read()) {
+      const events = (text + read.value).split("\n\n");
+      text = events.pop();
+      for (const event of events) {
+        const data = event.split("\n").find((line) => line.startsWith("data: "));
+        if (data) hear(JSON.parse(data.slice("data: ".length)));
+      }
+    }
+  } catch {
+    // It has ended; the next try is under way below.
+  } finally {
+    if (source === mine) source = null;
+  }
+}
+
+function hear(summary) {
+  heard = performance.now();
+  write($("version"), summary.version);
+  const mark = { well: "✓", behind: "↻", bad: "✕" }[summary.level];
+  write($("headline"), `${mark} ${summary.headline}`);
+  // Its numbers change every second: a screen reader is told when it is about something else.
+  if ($("headline").dataset.level !== summary.level) write($("announced"), summary.headline);
+  $("headline").dataset.level = summary.level;
+  document.title = `${mark} diffluent`;
+  showRegions(summary);
+  showEvents(summary.last_event);
+  connection(true);
 }
 
 connect();
 showBrokers();
 showClients();
 setInterval(() => { if (performance.now() - heard > LOST_AFTER_MS) connection(false); }, 500);
-// A refused stream is not tried again by the browser.
-setInterval(() => { if (source.readyState === EventSource.CLOSED) connect(); }, AGAIN_MS);
+setInterval(() => { if (!source && !asking) connect(); }, AGAIN_MS);
 setInterval(() => { if (live) details(); }, DETAILS_MS);
 setInterval(() => { if (live && !document.hidden) showBrokers(); }, BROKERS_MS);
 setInterval(() => { if (live && !document.hidden) showClients(); }, CLIENTS_MS);

@@ -29,6 +29,7 @@ use crate::client::apis::Call;
 use crate::client::cluster::Cluster;
 use crate::client::connection::Connection;
 use crate::client::error_code;
+use crate::client::rights::{Operation, Right};
 use crate::config;
 use crate::mirror::metrics::RegionMetrics;
 use crate::mirror::progress::{Partition, Progress};
@@ -588,7 +589,9 @@ async fn describe(local: &Cluster, progress: &Progress, group: &GroupId) -> Resu
         return Ok(Described { is_stable: false, members: Vec::new() });
     };
     if !matches!(group.error_code, 0 | error_code::GROUP_ID_NOT_FOUND) {
-        return Err(local.refused(format!("cannot look at group {}", group.group_id.0.as_str()), group.error_code));
+        let name = group.group_id.0.as_str();
+        let right = Right::group(Operation::Read, name);
+        return Err(local.refused(format!("cannot look at group {name}"), group.error_code, right));
     }
     let members = group.members.into_iter().map(|member| DescribedMember {
         id: member.member_id.to_string(),

@@ -44,16 +44,16 @@ impl Region {
         link.generation += 1;
         let (queue, requests) = mpsc::channel(LINK_QUEUE_REQUESTS);
         link.queue = Some(queue);
-        self.jobs.spawn(link::run(
-            self.parts.cluster.clone(),
+        let ends = link::Ends {
             node_id,
-            link.generation,
-            requests,
-            self.parts.throttles.sent.clone(),
-            self.parts.ownership.clone(),
-            self.events.clone(),
-            self.room.clone(),
-        ));
+            generation: link.generation,
+            queue: requests,
+            throttle: self.parts.throttles.sent.clone(),
+            ownership: self.parts.ownership.clone(),
+            events: self.events.clone(),
+            room: self.room.clone(),
+        };
+        self.jobs.spawn(link::run(self.parts.cluster.clone(), ends));
     }
 
     pub(super) fn link_up(&mut self, node_id: i32, generation: u64, now: Instant) {

@@ -3,6 +3,7 @@
 //! The task never waits for a cluster: links, readers and jobs do, and tell it by [`Event`]s. After whatever has happened, the streams
 //! that it touched are settled: what they want is handed to those who do it.
 
+mod denied;
 mod forward;
 mod jobs;
 mod links;
@@ -25,6 +26,7 @@ use crate::capture::Capture;
 use crate::client::ClientError;
 use crate::client::cluster::Cluster;
 use crate::client::error_code;
+use crate::client::rights::{Operation, Right};
 use crate::config::{Forward, OnRegionTopicLost, Start};
 use crate::journal::{Journal, Kind};
 use crate::lag::{self, Elsewhere, ObstacleLag, OtherProxy, PartitionLag, RegionLag, State, TopicLag};
@@ -49,6 +51,8 @@ use crate::mirror::steering::Steering;
 use crate::mirror::stream::{FetchWant, FetchWhy, Obstacle, Phase, Stream, Taken};
 use crate::mirror::throttle::Throttles;
 use crate::mirror::topic_list::MirroredTopic;
+use crate::mirror::topics::hidden_reason;
+use denied::{Denied, Need};
 
 use tenure::Tenure;
 
@@ -91,6 +95,8 @@ pub struct Settings {
     pub index: u64,
     /// Its name.
     pub name: Arc<str>,
+    /// Topics that the configuration asks for by their names, not by an expression.
+    pub named_topics: Vec<Arc<str>>,
     /// Where streams begin that never ran.
     pub start: Start,
     /// What is done when the region's topic is gone, or holds nothing of a stream any more.
@@ -243,6 +249,10 @@ pub struct Region {
     refresh_wanted: bool,
     /// Why the region can't be reached, if so.
     unreachable: Option<String>,
+    /// What clusters did not allow, by stream.
+    denied: BTreeMap<(usize, Need), Denied>,
+    /// Why positions can't be committed, if so.
+    uncommittable: Option<String>,
     mirrored_records: u64,
     mirrored_bytes: u64,
     jobs: JoinSet<()>,
@@ -281,6 +291,8 @@ impl Region {
             refreshing: false,
             refresh_wanted: false,
             unreachable: None,
+            denied: BTreeMap::new(),
+            uncommittable: None,
             mirrored_records: 0,
             mirrored_bytes: 0,
             jobs: JoinSet::new(),
@@ -309,7 +321,10 @@ impl Region {
             let mut event = None;
             tokio::select! {
                 biased;
-                _ = commits.tick() => self.commit_now = true,
+                _ = commits.tick() => {
+                    self.commit_now = true;
+                    self.forget_denied(Instant::now());
+                }
                 _ = idle_commits.tick() => self.commit_again(),
                 Ok(()) = self.standings.changed() => self.take_standing(),
                 _ = refreshes.tick() => self.refresh_wanted = true,
@@ -510,12 +525,20 @@ impl Region {
                 self.committing = false;
                 match result {
                     Ok(refused) => {
+                        self.uncommittable = None;
                         for (stream, position) in positions {
                             match refused.get(&self.key(stream)) {
-                                None => self.slots[stream].stream.on_committed(position),
+                                None => {
+                                    self.slots[stream].stream.on_committed(position);
+                                    self.allowed(stream, Need::Commit);
+                                }
                                 Some(code) => {
                                     self.parts.metrics.error("progress");
                                     let (topic, partition) = self.key(stream);
+                                    let right = Right::topic(Operation::Read, &topic);
+                                    if let Some(denial) = self.parts.local.denied(*code, right) {
+                                        self.deny(stream, Need::Commit, denial.to_string(), now);
+                                    }
                                     tracing::debug!(region = %self.parts.settings.name, %topic, partition,
                                         error = error_code::describe(*code), "the position could not be committed; trying again");
                                     self.uncommitted.insert(stream);
@@ -529,8 +552,15 @@ impl Region {
                         if crate::mirror::progress::is_passing(&error) {
                             tracing::debug!(region = %self.parts.settings.name, %error, "positions could not be committed; trying again");
                         } else {
-                            tracing::error!(region = %self.parts.settings.name, %error,
-                                "positions can't be committed to the local cluster: after a restart more of the region's log must be searched");
+                            let reason = error.to_string();
+                            if self.uncommittable.as_ref() != Some(&reason) {
+                                tracing::error!(region = %self.parts.settings.name, %error,
+                                    "positions can't be committed to the local cluster: after a restart more of the region's log must be searched");
+                            }
+                            for (stream, _) in &positions {
+                                self.deny(*stream, Need::Commit, reason.clone(), now);
+                            }
+                            self.uncommittable = Some(reason);
                         }
                         self.uncommitted.extend(positions.into_iter().map(|(stream, _)| stream));
                     }
@@ -593,13 +623,21 @@ impl Region {
 
     fn answered(&mut self, answer: link::Answer, now: Instant) {
         let stream = answer.sent.stream;
-        let slot = &mut self.slots[stream];
-        if let Err(code) = answer.result {
-            self.parts.metrics.error(error_code::describe(code));
-            // Another path that was faster says nothing about the region.
-            self.refresh_wanted |= slot.head.is_none()
-                || !matches!(code, error_code::OUT_OF_ORDER_SEQUENCE_NUMBER | error_code::INVALID_PRODUCER_EPOCH);
+        match answer.result {
+            Ok(_) => self.allowed(stream, Need::Write),
+            Err(code) => {
+                self.parts.metrics.error(error_code::describe(code));
+                let slot = &self.slots[stream];
+                // Another path that was faster says nothing about the region.
+                self.refresh_wanted |= slot.head.is_none()
+                    || !matches!(code, error_code::OUT_OF_ORDER_SEQUENCE_NUMBER | error_code::INVALID_PRODUCER_EPOCH);
+                let right = Right::topic(Operation::Write, &slot.stream.region_topic);
+                if let Some(denial) = self.parts.cluster.denied(code, right) {
+                    self.deny(stream, Need::Write, denial.to_string(), now);
+                }
+            }
         }
+        let slot = &mut self.slots[stream];
         if let Some(done) = slot.stream.on_answer(answer.sent.token, answer.result, answer.sent.leader_epoch, now) {
             self.mirrored_records += done.records;
             self.mirrored_bytes += done.bytes;
@@ -623,6 +661,11 @@ impl Region {
         let mut lost = Vec::new();
         for partition in read.partitions {
             let head = partition.stream;
+            let right = Right::topic(Operation::Read, &self.slots[head].stream.topic);
+            match self.parts.local.denied(partition.error_code, right) {
+                Some(denial) => self.deny(head, Need::Read, denial.to_string(), now),
+                None => self.allowed(head, Need::Read),
+            }
             match partition.error_code {
                 0 => self.deliver(partition, read.at, now),
                 error_code::OFFSET_OUT_OF_RANGE => {
@@ -741,9 +784,14 @@ impl Region {
                 slot.stream.on_unproven();
             }
             Scanned::Failed(code) => {
-                tracing::debug!(region = %name, %topic, partition, error = error_code::describe(code),
-                    "the region's log can't be searched; trying again");
-                slot.stream.on_scan_failed(now);
+                let right = Right::topic(Operation::Read, &slot.stream.region_topic);
+                if let Some(denial) = self.parts.cluster.denied(code, right) {
+                    slot.stream.stall(denial.to_string(), now);
+                } else {
+                    tracing::debug!(region = %name, %topic, partition, error = error_code::describe(code),
+                        "the region's log can't be searched; trying again");
+                    slot.stream.on_scan_failed(now);
+                }
                 self.refresh_wanted = true;
             }
             Scanned::Unreachable => {

@@ -13,12 +13,16 @@ impl Region {
     }
 
     /// The state that operators see, with its reason.
-    pub(super) fn state_of(&self, slot: &Slot, now: Instant) -> (State, Option<String>) {
+    pub(super) fn state_of(&self, stream: usize, now: Instant) -> (State, Option<String>) {
+        let slot = &self.slots[stream];
         if !slot.is_active() && slot.tenure == Tenure::Away {
             return match &self.standing.trouble {
                 Some(trouble) if trouble.needs_a_person => (State::Stalled, Some(trouble.reason.clone())),
                 trouble => (State::Starting, trouble.as_ref().map(|trouble| trouble.reason.clone())),
             };
+        }
+        if let Some(reason) = self.denied(stream).filter(|_| !slot.paused) {
+            return (State::Stalled, Some(reason.to_owned()));
         }
         if slot.paused {
             return (State::Paused, self.steering.holds(&slot.stream.topic).map(|hold| hold.reason()));
@@ -54,7 +58,7 @@ impl Region {
 
     /// Logs a stream's stall and its end, once each.
     pub(super) fn tell_state(&mut self, stream: usize, now: Instant) {
-        let (state, reason) = self.state_of(&self.slots[stream], now);
+        let (state, reason) = self.state_of(stream, now);
         let slot = &mut self.slots[stream];
         let stalled = state == State::Stalled;
         let was_stalled = slot.told == Some(State::Stalled);
@@ -106,7 +110,7 @@ impl Region {
                 Some(timestamp) if timestamp > 0 => ((now_ms - timestamp) as f64 / 1000.0).max(0.0),
                 _ => slot.stream.behind_for(now).as_secs_f64(),
             };
-            let (state, reason) = self.state_of(slot, now);
+            let (state, reason) = self.state_of(stream, now);
             let toll = slot.stream.position().toll;
             let partition = PartitionLag {
                 partition: slot.stream.partition,
@@ -155,12 +159,17 @@ impl Region {
             }
         }
         let topics: Vec<TopicLag> = topics.into_values().collect();
-        let state = topics.iter().map(|topic| topic.state).max().unwrap_or(State::Mirroring);
-        let reason = topics
+        let mut state = topics.iter().map(|topic| topic.state).max().unwrap_or(State::Mirroring);
+        let mut reason = topics
             .iter()
             .flat_map(|topic| &topic.partitions)
             .find(|partition| partition.state == state)
             .and_then(|partition| partition.reason.clone());
+        if state < State::Stalled
+            && let Some((_, hidden)) = self.hidden().into_iter().next()
+        {
+            (state, reason) = (State::Stalled, Some(hidden));
+        }
         RegionLag {
             region: self.parts.settings.name.to_string(),
             state,

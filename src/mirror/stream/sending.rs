@@ -134,6 +134,15 @@ impl Stream {
                 self.drain(After::Stall(reason, Some(Obstacle { offset, next_offset, records })));
             }
             ProduceFault::Fenced if self.origin != Origin::Here => self.drain(After::Rejoin),
+            // Not the batch is in the way, so none can be stepped over.
+            ProduceFault::Denied => {
+                let reason = format!(
+                    "the region does not let diffluent write: {}; grant its principal the right Write on topic {}",
+                    error_code::describe(code),
+                    self.region_topic
+                );
+                self.drain(After::Stall(reason, None));
+            }
             ProduceFault::Fenced => {
                 self.incident = Some(
                     "a newer incarnation of this stream has written to the region: another diffluent mirrors this partition, or \

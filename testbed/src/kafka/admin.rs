@@ -44,7 +44,7 @@ impl Admin {
     }
 
     /// Sends the request to the first broker that can be reached.
-    async fn call<R: Request>(&self, request: &R, version: i16) -> Result<R::Response> {
+    pub(super) async fn call<R: Request>(&self, request: &R, version: i16) -> Result<R::Response> {
         let mut last = anyhow::anyhow!("the cluster has no broker");
         for addr in &self.addrs {
             match Call::connect(addr).await {
