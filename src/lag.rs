@@ -119,7 +119,9 @@ pub struct RateLimits {
 /// What can be done about a state, in words. Reasons say first what is wrong and then, behind the first semicolon, what to do.
 pub fn remedy(state: State, reason: Option<&str>) -> Option<String> {
     match state {
-        State::Stalled | State::Paused => reason?.split_once("; ").map(|(_, remedy)| remedy.to_owned()),
+        State::Stalled | State::Paused | State::CatchingUp => {
+            reason?.split_once("; ").map(|(_, remedy)| remedy.to_owned())
+        }
         State::Unreachable => {
             let said = reason.and_then(|reason| reason.split_once("; ")).map(|(_, remedy)| remedy);
             let usual = "look at the region's brokers and the line to them; it goes on by itself once they answer";

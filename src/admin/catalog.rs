@@ -148,6 +148,12 @@ pub const METRICS: &[Metric] = &[
         "Bytes of record batches that wait to be sent to the region, captured ones and those read from the log",
     ),
     metric(
+        "diffluent_catch_up_buffer_limit_bytes",
+        Gauge,
+        &["region"],
+        "So many of them stop the reading from the local log: the region's share of `catch_up_buffer` in `[mirror]`",
+    ),
+    metric(
         "diffluent_lost_records_total",
         Counter,
         &["region"],
@@ -176,6 +182,18 @@ pub const METRICS: &[Metric] = &[
         Counter,
         &["region"],
         "Batches with holes of compaction, which brokers refuse: their records got offsets without gaps",
+    ),
+    metric(
+        "diffluent_converted_records_total",
+        Counter,
+        &["region"],
+        "Records of the message formats v0 and v1 in the local log: they reach the region in v2, with key, value and timestamp",
+    ),
+    metric(
+        "diffluent_unprotected_batches_total",
+        Counter,
+        &["region"],
+        "Batches sent whose records are older than the region's brokers remember producers: a repeat would not be noticed",
     ),
     metric(
         "diffluent_out_of_row_batches_total",

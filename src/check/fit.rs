@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::report::{Line, plural, some_of};
-use super::settings::{Clock, Release, Settings, TOPIC_KEYS, Values};
+use super::settings::{Clock, Release, Settings, TOPIC_KEYS};
 use crate::client::cluster::Metadata;
+use crate::client::configs::Values;
 use crate::config::{Config, Region};
 use crate::mirror::region::REQUEST_BYTES_MAX;
+use crate::mirror::topic_settings::is_taken_over;
 
 /// A clock that is further away than this is worth a word.
 const SKEW_MS: i64 = 1_000;
@@ -201,7 +203,7 @@ fn created(new: &[&str], here: &Settings, (there, settings_there): (&Metadata, &
         .iter()
         .filter_map(|topic| {
             let own: Vec<String> = (here.topics.get(*topic)?.iter())
-                .filter(|(_, setting)| setting.own)
+                .filter(|(key, setting)| setting.own && !is_taken_over(key, setting))
                 .map(|(key, setting)| format!("{key}={}", setting.value))
                 .collect();
             (!own.is_empty()).then(|| format!("{topic} ({})", own.join(", ")))

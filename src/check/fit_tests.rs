@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use super::super::report::Level;
-use super::super::settings::Setting;
 use super::*;
 use crate::client::cluster::{Leader, Topic};
+use crate::client::configs::{Setting, Values};
 
 fn config(region_keys: &str) -> Config {
     let text = format!(
@@ -96,10 +96,12 @@ fn brokers_that_compress_again_are_told_though_both_sides_do() {
 
 #[test]
 fn topics_that_will_be_created_without_their_settings_or_replicas_are_told() {
-    let here = settings(&[("orders", &[("cleanup.policy", "compact")])], &[]);
+    let own: &[(&str, &str)] = &[("cleanup.policy", "compact"), ("retention.ms", "1000")];
+    let here = settings(&[("orders", own)], &[]);
     let there = settings(&[], &[("default.replication.factor", "1")]);
     let lines = said(&here, &there);
-    assert_eq!(line(&lines, "orders (cleanup.policy=compact)").level, Level::Warning);
+    // cleanup.policy is taken over.
+    assert_eq!(line(&lines, "orders (retention.ms=1000)").level, Level::Warning);
     assert_eq!(line(&lines, "get one replica").level, Level::Warning);
     let there = settings(&[], &[("default.replication.factor", "3")]);
     assert_eq!(said(&here, &there).len(), 1);

@@ -10,9 +10,13 @@ use crate::config::{Config, Region, is_of_mirror_maker};
 /// Kafka's limit on a topic's name.
 const TOPIC_CHARS_MAX: usize = 249;
 /// Calls that diffluent does without where it must, and what follows from that.
-const OPTIONAL: [(&str, &str); 3] = [
-    ("DescribeProducers", "works without: after a failure, positions are found by reading the region's log"),
-    ("DescribeConfigs", "works without: only this check can't tell how topics and brokers are set up"),
+const OPTIONAL: [(&str, &str); 4] = [
+    ("InitProducerId", "works without, unless a region's brokers refuse the producer ids that diffluent writes with"),
+    ("DescribeProducers", "works without: whether a stream has written before is found by reading the region's log"),
+    (
+        "DescribeConfigs",
+        "works without: topics are made in a region with that region's defaults, and this check can't tell how topics and brokers are set up",
+    ),
     (
         "DescribeQuorum",
         "works without: only this check can't tell the cluster's time (Apache Kafka 3.3 or later with KRaft can)",

@@ -1,21 +1,21 @@
 //! Asks a cluster how it is set up: topics, brokers, clock, releases. Changes nothing there.
 //!
 //! # References
-//! KIP-226 and KIP-569 (DescribeConfigs), KIP-836 (DescribeQuorum with times), KIP-584 (features in ApiVersions).
+//! KIP-836 (DescribeQuorum with times), KIP-584 (features in ApiVersions).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
-use kafka_protocol::messages::{DescribeConfigsRequest, DescribeQuorumRequest, TopicName};
+use kafka_protocol::messages::{DescribeQuorumRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::clusters::reason;
 use crate::client::cluster::Cluster;
+use crate::client::configs::{BROKER, TOPIC, Values, describe};
 use crate::client::error_code;
 use crate::config::Region;
 use crate::mirror::offsets::{Which, list_all};
@@ -39,22 +39,6 @@ pub(super) const TOPIC_KEYS: [&str; 10] = [
 const BROKER_KEYS: [&str; 3] = ["socket.request.max.bytes", "producer.id.expiration.ms", "default.replication.factor"];
 /// Topics that one request asks about.
 const TOPICS_AT_ONCE: usize = 500;
-/// Kafka's resource types.
-const TOPIC: i8 = 2;
-const BROKER: i8 = 4;
-/// Set for the topic itself, not for its brokers.
-const SOURCE_TOPIC: i8 = 1;
-
-/// A setting.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Setting {
-    pub value: String,
-    /// Whether it was set for this topic.
-    pub own: bool,
-}
-
-/// Settings by key.
-pub(super) type Values = BTreeMap<String, Setting>;
 
 /// A clock that was read from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +77,7 @@ pub(super) struct Settings {
 pub(super) async fn ask(cluster: Arc<Cluster>, topics: Vec<String>) -> Settings {
     let mut settings = Settings { clock: clock(&cluster).await, ..Settings::default() };
     for some in topics.chunks(TOPICS_AT_ONCE) {
-        match describe(&cluster, None, TOPIC, some, &TOPIC_KEYS).await {
+        match told(&cluster, None, TOPIC, some, &TOPIC_KEYS).await {
             Ok(found) => settings.topics.extend(found),
             Err(why) => settings.untold = Some(why),
         }
@@ -103,7 +87,7 @@ pub(super) async fn ask(cluster: Arc<Cluster>, topics: Vec<String>) -> Settings 
         let cluster = Arc::clone(&cluster);
         asked.spawn(async move {
             let name = [node_id.to_string()];
-            let described = describe(&cluster, Some(node_id), BROKER, &name, &BROKER_KEYS).await;
+            let described = told(&cluster, Some(node_id), BROKER, &name, &BROKER_KEYS).await;
             (node_id, described, release(&cluster, node_id).await)
         });
     }
@@ -118,37 +102,22 @@ pub(super) async fn ask(cluster: Arc<Cluster>, topics: Vec<String>) -> Settings 
 }
 
 /// Settings by the resource's name. Brokers answer only for themselves.
-async fn describe(
+async fn told(
     cluster: &Cluster,
     node_id: Option<i32>,
     resource_type: i8,
     names: &[String],
     keys: &[&'static str],
 ) -> Result<BTreeMap<String, Values>, String> {
-    let resource = |name: &String| {
-        DescribeConfigsResource::default()
-            .with_resource_type(resource_type)
-            .with_resource_name(StrBytes::from_string(name.clone()))
-            .with_configuration_keys(Some(keys.iter().map(|key| StrBytes::from_static_str(key)).collect()))
-    };
-    let request = DescribeConfigsRequest::default().with_resources(names.iter().map(resource).collect());
-    let answer = match node_id {
-        Some(node_id) => cluster.call(node_id, &request).await,
-        None => cluster.call_any(&request).await,
-    };
     let mut found = BTreeMap::new();
-    for result in answer.map_err(|error| reason(&error))?.results {
-        match result.error_code {
-            0 => {}
+    let answer = describe(cluster, node_id, resource_type, names.iter().cloned(), keys).await;
+    for (name, values) in answer.map_err(|error| reason(&error))? {
+        match values {
+            Ok(values) => drop(found.insert(name, values)),
             // Deleted just now.
-            error_code::UNKNOWN_TOPIC_OR_PARTITION => continue,
-            code => return Err(error_code::describe(code)),
+            Err(error_code::UNKNOWN_TOPIC_OR_PARTITION) => {}
+            Err(code) => return Err(error_code::describe(code)),
         }
-        let values = result.configs.into_iter().filter_map(|config| {
-            let own = config.config_source == SOURCE_TOPIC;
-            Some((config.name.to_string(), Setting { value: config.value?.to_string(), own }))
-        });
-        found.insert(result.resource_name.to_string(), values.collect());
     }
     Ok(found)
 }

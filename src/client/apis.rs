@@ -9,10 +9,10 @@ use kafka_protocol::messages::{
     DescribeConfigsRequest, DescribeConfigsResponse, DescribeGroupsRequest, DescribeGroupsResponse,
     DescribeProducersRequest, DescribeProducersResponse, DescribeQuorumRequest, DescribeQuorumResponse, FetchRequest,
     FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse, HeartbeatRequest, HeartbeatResponse,
-    JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, ListOffsetsRequest,
-    ListOffsetsResponse, MetadataRequest, MetadataResponse, OffsetCommitRequest, OffsetCommitResponse,
-    OffsetFetchRequest, OffsetFetchResponse, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, ProduceRequest,
-    ProduceResponse, SyncGroupRequest, SyncGroupResponse,
+    InitProducerIdRequest, InitProducerIdResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
+    LeaveGroupResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse,
+    OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, OffsetForLeaderEpochRequest,
+    OffsetForLeaderEpochResponse, ProduceRequest, ProduceResponse, SyncGroupRequest, SyncGroupResponse,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion};
 
@@ -59,6 +59,7 @@ calls! {
     SyncGroupRequest => SyncGroupResponse, "SyncGroup", 14, 5, "42ssst";
     DescribeGroupsRequest => DescribeGroupsResponse, "DescribeGroups", 15, 5, "4[2ssss[sssssst]4t]t";
     CreateTopicsRequest => CreateTopicsResponse, "CreateTopics", 19, 7, "4[su2s42[ss111t]t<0=2>]t";
+    InitProducerIdRequest => InitProducerIdResponse, "InitProducerId", 22, 4, "4282t";
     OffsetForLeaderEpochRequest => OffsetForLeaderEpochResponse, "OffsetForLeaderEpoch", 23, 4, "4[s[2448t]t]t";
     DescribeConfigsRequest => DescribeConfigsResponse, "DescribeConfigs", 32, 4, "4[2s1s[ss111[ss1t]1st]t]t";
     CreatePartitionsRequest => CreatePartitionsResponse, "CreatePartitions", 37, 3, "4[s2st]t";
@@ -150,6 +151,7 @@ mod tests {
                 .with_topic(topic())
                 .with_partitions(vec![offset_for_leader_epoch_response::EpochEndOffset::default()]),
         ]));
+        fits::<InitProducerIdRequest>(&InitProducerIdResponse::default());
         fits::<CreatePartitionsRequest>(
             &CreatePartitionsResponse::default().with_results(vec![
                 create_partitions_response::CreatePartitionsTopicResult::default().with_name(topic()),

@@ -1,5 +1,7 @@
 //! Kafka's error codes, as far as diffluent decides by them. Source: the protocol guide's table of error codes.
 
+use std::fmt;
+
 /// The given offset is outside the log.
 pub const OFFSET_OUT_OF_RANGE: i16 = 1;
 /// No such topic or partition, or not yet known to this broker.
@@ -48,6 +50,10 @@ pub const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
 pub const INVALID_PRODUCER_EPOCH: i16 = 47;
 /// There is no such group.
 pub const GROUP_ID_NOT_FOUND: i16 = 69;
+/// The producer id belongs to somebody else, or to nobody.
+pub const INVALID_PRODUCER_ID_MAPPING: i16 = 49;
+/// The broker does not know the producer id.
+pub const UNKNOWN_PRODUCER_ID: i16 = 59;
 /// The caller's leader epoch is old.
 pub const FENCED_LEADER_EPOCH: i16 = 74;
 /// The caller's leader epoch is newer than the broker's.
@@ -78,6 +84,39 @@ pub fn describe(code: i16) -> String {
     }
 }
 
+/// Why a batch got no offset: the code, and what the broker says beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Kafka's error code.
+    pub code: i16,
+    /// The broker's own words, as a [`phrase`].
+    pub words: Option<Box<str>>,
+}
+
+impl From<i16> for Refusal {
+    fn from(code: i16) -> Self {
+        Self { code, words: None }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&describe(self.code))?;
+        self.words.as_ref().map_or(Ok(()), |words| write!(f, " ({words})"))
+    }
+}
+
+/// What a broker says, fit for the first half of a reason: not too long, in one line, without the semicolon that the remedy follows.
+pub fn phrase(words: &str) -> String {
+    const CHARS_MAX: usize = 200;
+    let fitting = |letter: char| match letter {
+        ';' => ',',
+        letter if letter.is_control() => ' ',
+        letter => letter,
+    };
+    words.trim().chars().take(CHARS_MAX).map(fitting).collect()
+}
+
 /// What an error on a Produce to a region means for the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProduceFault {
@@ -87,6 +126,8 @@ pub enum ProduceFault {
     Moved,
     /// A newer incarnation of this stream writes.
     Fenced,
+    /// The broker takes no producer id that it has not handed out.
+    UnknownId,
     /// The broker refuses this batch; what an operator can do is said.
     Refused(&'static str),
     /// The broker refuses every batch: diffluent has no right to write there.
@@ -106,13 +147,16 @@ pub fn produce_fault(code: i16) -> ProduceFault {
         | 72
         | 100 => ProduceFault::Moved,
         INVALID_PRODUCER_EPOCH => ProduceFault::Fenced,
-        MESSAGE_TOO_LARGE | 18 => ProduceFault::Refused("raise max.message.bytes of the topic in the region"),
+        INVALID_PRODUCER_ID_MAPPING | UNKNOWN_PRODUCER_ID => ProduceFault::UnknownId,
+        MESSAGE_TOO_LARGE => ProduceFault::Refused("raise max.message.bytes of the topic in the region"),
+        18 => ProduceFault::Refused("raise segment.bytes of the topic in the region"),
         TOPIC_AUTHORIZATION_FAILED | CLUSTER_AUTHORIZATION_FAILED => ProduceFault::Denied,
+        43 => ProduceFault::Refused("raise message.format.version of the topic in the region to 0.11 or later"),
         32 => ProduceFault::Refused(
             "raise message.timestamp.before.max.ms or message.timestamp.after.max.ms of the topic in the region",
         ),
         44 => ProduceFault::Refused("the region's policy forbids it: see the region's broker log"),
-        87 | 42 | 43 | 2 | 76 => ProduceFault::Refused(
+        87 | 42 | 2 | 76 => ProduceFault::Refused(
             "the region's broker holds the batch for invalid: see its log; compare the topic's settings on both sides",
         ),
         _ => ProduceFault::Unknown,

@@ -6,6 +6,7 @@
 
 pub mod apis;
 pub mod cluster;
+pub mod configs;
 pub mod connection;
 pub mod error_code;
 pub mod rights;

@@ -14,7 +14,7 @@ mod configuration;
 mod logins;
 pub(crate) mod messages;
 mod own_calls;
-mod records;
+pub(crate) mod records;
 mod requests;
 
 use arbitrary::{Result, Unstructured};
@@ -65,6 +65,7 @@ targets! {
     broken_answers, broken_answers_leak_no_address_and_never_panic, 5000, answers::broken;
     batch_header, a_batch_header_is_read_and_rewritten_as_the_reference_says, 5000, records::batch_header;
     renumber, a_renumbered_batch_holds_the_same_records_without_holes, 5000, records::renumbering;
+    message_set, old_messages_are_converted_whatever_their_framing, 5000, records::message_set;
     codec, records_are_decompressed_as_the_reference_does_and_never_beyond_the_limit, 5000, records::codec;
     own_calls, an_answer_that_has_its_shape_decodes_within_its_own_size, 5000, own_calls::answer;
     login, whoever_plays_a_broker_is_not_let_in_and_hurts_nobody, 2000, logins::login;

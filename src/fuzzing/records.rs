@@ -1,7 +1,7 @@
-//! Record batches: their header, their codecs, and the renumbering of what compaction left.
+//! Record batches: their header, their codecs, the renumbering of what compaction left, and the conversion of older message formats.
 
 use arbitrary::{Result, Unstructured};
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::indexmap::IndexMap;
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::{
@@ -11,6 +11,7 @@ use kafka_protocol::records::{
 use super::messages::{blob, broken, rest, several};
 use crate::wire::batch::{BatchHeader, HEADER_LEN, Identity, rewritten_header, sequence_after};
 use crate::wire::codec::{CodecError, compress, decompress};
+use crate::wire::message_set::{Conversion, convert, is_old};
 use crate::wire::renumber::renumber;
 
 const CODECS: [Compression; 5] =
@@ -180,4 +181,133 @@ pub(super) fn codec(u: &mut Unstructured<'_>) -> Result<()> {
         Err(_) => {}
     }
     Ok(())
+}
+
+/// A message of an old format as the log or a wrapper holds it.
+pub(crate) fn message(
+    magic: i8,
+    offset: i64,
+    attributes: i8,
+    timestamp: i64,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+) -> Vec<u8> {
+    let mut body = vec![magic.cast_unsigned(), attributes.cast_unsigned()];
+    if magic == 1 {
+        body.put_i64(timestamp);
+    }
+    for part in [key, value] {
+        body.put_i32(part.map_or(-1, |part| part.len() as i32));
+        body.put_slice(part.unwrap_or_default());
+    }
+    let mut sum = flate2::Crc::new();
+    sum.update(&body);
+    let mut bytes = Vec::new();
+    bytes.put_i64(offset);
+    bytes.put_i32(4 + body.len() as i32);
+    bytes.put_u32(sum.sum());
+    bytes.put_slice(&body);
+    bytes
+}
+
+/// What a consumer sees of an old record: offset, timestamp, key, value.
+type Seen = (i64, i64, Option<Bytes>, Option<Bytes>);
+
+fn old_record(u: &mut Unstructured<'_>, magic: i8, offset: &mut i64) -> Result<Seen> {
+    *offset += if u.ratio(1, 4)? { u.int_in_range(2..=300)? } else { 1 };
+    let timestamp = if magic == 0 { -1 } else { u.int_in_range(-1..=1 << 41)? };
+    let key = if u.arbitrary()? { Some(Bytes::from(offset.to_string())) } else { None };
+    let value = if u.ratio(1, 8)? { None } else { Some(Bytes::from(blob(u, 120)?)) };
+    Ok((*offset, timestamp, key, value))
+}
+
+/// An entry of a log, with what a consumer sees of it: a message alone, or a wrapper.
+fn entry(u: &mut Unstructured<'_>, offset: &mut i64) -> Result<(Vec<u8>, Vec<Seen>)> {
+    let magic = i8::from(u.arbitrary::<bool>()?);
+    let append_time = if magic == 1 && u.ratio(1, 4)? { 1 << 3 } else { 0 };
+    if u.arbitrary()? {
+        let seen = old_record(u, magic, offset)?;
+        let bytes = message(magic, seen.0, append_time, seen.1, seen.2.as_deref(), seen.3.as_deref());
+        return Ok((bytes, vec![seen]));
+    }
+    let mut seen = vec![old_record(u, magic, offset)?];
+    seen.extend(several(u, 30, |u| old_record(u, magic, offset))?);
+    let (first, last) = (seen[0].0, seen[seen.len() - 1].0);
+    let mut set = Vec::new();
+    for (offset, timestamp, key, value) in &seen {
+        // Relative in v1; whoever compacted it may have left the first ones out.
+        let offset = if magic == 0 { *offset } else { offset - first + first % 3 };
+        set.extend(message(magic, offset, 0, *timestamp, key.as_deref(), value.as_deref()));
+    }
+    let codec = u.int_in_range(1..=3_i16)?;
+    let mut packed = compress(codec, &set).expect("compresses").to_vec();
+    if (magic, codec) == (0, 3) {
+        // Kafka's clients wrote another checksum into the frame's header (KAFKA-3160).
+        packed[6] = u.arbitrary()?;
+    }
+    let timestamp = if magic == 1 { u.int_in_range(0..=1 << 41)? } else { -1 };
+    if append_time != 0 {
+        seen.iter_mut().for_each(|(_, time, ..)| *time = timestamp);
+    }
+    Ok((message(magic, last, codec as i8 | append_time, timestamp, None, Some(&packed)), seen))
+}
+
+pub(super) fn message_set(u: &mut Unstructured<'_>) -> Result<()> {
+    let mut offset = i64::from(u.arbitrary::<u16>()?);
+    let (mut log, mut ends, mut seen) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..u.int_in_range(1..=20)? {
+        let (bytes, records) = entry(u, &mut offset)?;
+        log.extend(bytes);
+        ends.push(log.len());
+        seen.push(records);
+    }
+    let from = seen[0][0].0 + u.int_in_range(-1..=200)?;
+    let until = from + u.int_in_range(0..=600)?;
+    // A Fetch may end in the middle of a message.
+    let cut = log.len() - if u.arbitrary()? { u.int_in_range(0..=60)?.min(log.len()) } else { 0 };
+    let whole = ends.iter().filter(|end| **end <= cut).count();
+    let wanted: Vec<Seen> =
+        seen[..whole].iter().flatten().filter(|(offset, ..)| (from..until).contains(offset)).cloned().collect();
+    let (mut rest, mut next, mut got) = (&log[..cut], from, Vec::new());
+    loop {
+        let records_max = u.int_in_range(1..=20)?;
+        let Conversion { batch, used, is_behind } = convert(rest, next..until, records_max).expect("a valid log");
+        rest = &rest[used..];
+        let Some((header, packed)) = batch else {
+            assert!(used == 0 || rest.is_empty() || is_old(rest).is_none_or(|old| old));
+            let more = seen[..whole].iter().flatten().any(|(offset, ..)| *offset >= until);
+            assert!(!is_behind || more, "nothing lies behind {until}");
+            break;
+        };
+        assert!(header.base_offset >= next && header.record_count <= records_max);
+        next = header.next_offset();
+        assert_eq!(header.total_len(), HEADER_LEN + packed.len());
+        // At their offsets: the reference counts from the base offset, which is 0 in what is sent.
+        let sent = sent(&header, identity(u)?, &packed);
+        assert_eq!(sent.len(), header.record_count as usize);
+        assert_eq!(sent.iter().map(|record| record.timestamp).max(), Some(header.max_timestamp));
+        got.extend(sent.into_iter().map(|record| {
+            assert!(record.headers.is_empty());
+            (header.base_offset + record.offset, record.timestamp, record.key, record.value)
+        }));
+    }
+    assert_eq!(got, wanted);
+    // Broken ones: no more than is there, and no standing still.
+    let log = if u.arbitrary()? { broken(u, log)? } else { rest_of(u)? };
+    let mut rest = &log[..];
+    let mut next = 0;
+    while let Ok(Conversion { batch: Some((header, _)), used, .. }) = convert(rest, next..i64::MAX, 7) {
+        assert!(header.next_offset() > next && (1..=7).contains(&header.record_count));
+        next = header.next_offset();
+        rest = &rest[used..];
+    }
+    Ok(())
+}
+
+fn rest_of(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    let mut bytes = rest(u)?.to_vec();
+    if let Some(magic) = bytes.get_mut(16) {
+        *magic &= 1;
+    }
+    Ok(bytes)
 }

@@ -1,10 +1,11 @@
 //! A record batch on its way to a region: its decoded header, and its records as they came.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::wire::batch::{BatchError, BatchHeader, HEADER_LEN};
+use crate::wire::message_set::{Conversion, MessageError, convert, is_old};
 use crate::wire::renumber::{RenumberError, renumber};
 
 /// The bytes of one record batch, as they arrived: all of its chunks, nothing else.
@@ -125,39 +126,114 @@ impl Fingerprint {
     pub fn base_timestamp(&self) -> i64 {
         self.base_timestamp
     }
+
+    /// How many records the batch holds.
+    pub fn record_count(&self) -> i32 {
+        self.record_count
+    }
+
+    /// How many messages of an old format may become one batch, where this batch ends so many records further on: as many as are before it, then its own.
+    pub fn records_max(&self, records: i64) -> i64 {
+        match records - i64::from(self.record_count) {
+            before if before > 0 => before,
+            _ => records.max(1),
+        }
+    }
 }
 
-/// The record batches in the answer to a Fetch, in order.
+/// What a log holds and diffluent can't read.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// No batch that can be.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// A message of an old format.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+}
+
+impl Unreadable {
+    /// The offset behind it, where that is known.
+    pub fn next_offset(&self) -> Option<i64> {
+        match self {
+            Self::Batch(_) => None,
+            Self::Message(error) => Some(error.next_offset),
+        }
+    }
+}
+
+/// The record batches in the answer to a Fetch at offset `from`, in order.
 ///
-/// A Fetch may end in the middle of a batch: that part is left out. The batches share the answer's memory.
-pub fn fetched(records: Bytes, since: Instant) -> Fetched {
-    Fetched { rest: records, since }
+/// A Fetch may end in the middle of a batch: that part is left out. The batches share the answer's memory, but for those that are made of messages of old
+/// formats ([`crate::wire::message_set`]): they begin at `from`.
+pub fn fetched(records: Bytes, from: i64, since: Instant) -> Fetched {
+    Fetched { rest: records, from, since, converted_records: 0 }
 }
 
 /// See [`fetched`].
 #[derive(Debug)]
 pub struct Fetched {
     rest: Bytes,
+    /// Offsets below this were given, or are not wanted.
+    from: i64,
     since: Instant,
+    converted_records: u64,
 }
 
-impl Iterator for Fetched {
-    type Item = Result<Batch, BatchError>;
+impl Fetched {
+    /// The next batch. If it has to be made of messages of an old format, it gets at most `records_max` of them.
+    pub fn next_batch(&mut self, records_max: i32) -> Option<Result<Batch, Unreadable>> {
+        let batch = if is_old(&self.rest)? { self.convert(records_max) } else { self.verbatim() };
+        match &batch {
+            Some(Ok(batch)) => self.from = self.from.max(batch.header.next_offset()),
+            Some(Err(_)) => self.rest.clear(),
+            None => {}
+        }
+        batch
+    }
 
-    fn next(&mut self) -> Option<Self::Item> {
+    /// Records since it was last asked that were of an old format.
+    pub fn take_converted_records(&mut self) -> u64 {
+        std::mem::take(&mut self.converted_records)
+    }
+
+    fn verbatim(&mut self) -> Option<Result<Batch, Unreadable>> {
         let head = self.rest.first_chunk::<HEADER_LEN>()?;
         match BatchHeader::decode(head) {
             Ok(header) if header.total_len() <= self.rest.len() => {
                 let bytes = self.rest.split_to(header.total_len());
                 let segments: Segments = SmallVec::from_iter([bytes]);
-                Some(Batch::new(segments, Feed::CatchUp, self.since))
+                Some(Batch::new(segments, Feed::CatchUp, self.since).map_err(Unreadable::from))
             }
             Ok(_) => None,
-            Err(error) => {
-                self.rest.clear();
-                Some(Err(error))
-            }
+            Err(error) => Some(Err(error.into())),
         }
+    }
+
+    fn convert(&mut self, records_max: i32) -> Option<Result<Batch, Unreadable>> {
+        let Conversion { batch, used, .. } = match convert(&self.rest, self.from..i64::MAX, records_max) {
+            Ok(conversion) => conversion,
+            Err(error) => return Some(Err(error.into())),
+        };
+        self.rest.advance(used);
+        match batch {
+            Some((header, records)) => {
+                self.converted_records += u64::from(header.record_count.unsigned_abs());
+                let records = SmallVec::from_iter([records]);
+                Some(Ok(Batch { header, records, feed: Feed::CatchUp, since: self.since }))
+            }
+            // Messages that are not wanted, in front of a batch of today's format.
+            None if used > 0 && is_old(&self.rest) == Some(false) => self.verbatim(),
+            None => None,
+        }
+    }
+}
+
+impl Iterator for Fetched {
+    type Item = Result<Batch, Unreadable>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_batch(i32::MAX)
     }
 }
 
@@ -209,8 +285,9 @@ pub(crate) mod tests {
         let mut log = bytes_of(0, 2, 5, 0, CLIENT).to_vec();
         log.extend_from_slice(&bytes_of(2, 1, 9, 0, CLIENT));
         log.extend_from_slice(&bytes_of(3, 1, 9, 0, CLIENT)[..64]);
-        let offsets: Vec<i64> =
-            fetched(Bytes::from(log), Instant::now()).map(|batch| batch.expect("a batch").header.base_offset).collect();
+        let offsets: Vec<i64> = fetched(Bytes::from(log), 0, Instant::now())
+            .map(|batch| batch.expect("a batch").header.base_offset)
+            .collect();
         assert_eq!(offsets, [0, 2]);
     }
 

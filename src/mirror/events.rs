@@ -17,6 +17,7 @@ use super::rewind::{RewindTarget, Selected};
 use super::scan::Scanned;
 use super::start::Started;
 use super::stream::Obstacle;
+use super::transactions::OpenTransaction;
 use crate::client::ClientError;
 use crate::lag::RegionLag;
 
@@ -74,6 +75,17 @@ pub enum Event {
     Rejoined(Vec<(usize, Rejoined)>),
     /// Where the local log of an epoch ends.
     EpochEnds(Vec<(usize, i32, Result<i64, i16>)>),
+    /// Whose transactions hold streams back; `None` where that is not known, or over.
+    Transactions(Vec<(usize, Option<OpenTransaction>)>),
+    /// The region has handed out a producer id, or has not.
+    HandedOut(Result<i64, ClientError>),
+    /// How long a region's broker remembers a producer after its last record's timestamp, milliseconds.
+    Expiration {
+        /// The broker.
+        node_id: i32,
+        /// That long.
+        expiration_ms: i64,
+    },
     /// The first offset of local logs whose wanted offset is gone.
     LogStarts(Vec<(usize, i64)>),
     /// Positions were committed, or not.

@@ -27,6 +27,7 @@ use crate::client::ClientError;
 use crate::client::apis::Call;
 use crate::client::cluster::Cluster;
 use crate::client::connection::{Answers, Connection, Requests, begin_frame, end_frame};
+use crate::client::error_code::{Refusal, phrase};
 use crate::wire::batch::rewritten_header;
 use crate::wire::cursor::put_uvarint;
 
@@ -77,13 +78,26 @@ pub struct Sent {
     partition: i32,
 }
 
+impl Sent {
+    /// What is left of this one.
+    pub fn of(entry: &Entry) -> Self {
+        Self {
+            stream: entry.stream,
+            token: entry.outgoing.token,
+            leader_epoch: entry.leader_epoch,
+            topic: entry.topic.clone(),
+            partition: entry.partition,
+        }
+    }
+}
+
 /// The answer to one batch.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The batch.
     pub sent: Sent,
-    /// What the broker says about it, or the error code.
-    pub result: Result<Appended, i16>,
+    /// What the broker says about it, or why it did not take it.
+    pub result: Result<Appended, Refusal>,
 }
 
 #[derive(Debug)]
@@ -269,19 +283,20 @@ async fn read(
 /// Finds each batch's result. A batch that the answer leaves out has an unknown outcome.
 fn match_up(sent: Vec<Sent>, answer: &ProduceResponse) -> Vec<Answer> {
     const NOT_ANSWERED: i16 = -1;
-    let results: HashMap<(&str, i32), Result<Appended, i16>> = (answer.responses.iter())
+    let results: HashMap<(&str, i32), Result<Appended, Refusal>> = (answer.responses.iter())
         .flat_map(|topic| topic.partition_responses.iter().map(|partition| (topic.name.as_str(), partition)))
         .map(|(topic, partition)| {
+            let words = || partition.error_message.as_deref().map(|words| phrase(words).into());
             let result = match partition.error_code {
                 0 => Ok(Appended { offset: partition.base_offset, append_time_ms: partition.log_append_time_ms }),
-                code => Err(code),
+                code => Err(Refusal { code, words: words() }),
             };
             ((topic, partition.index), result)
         })
         .collect();
     sent.into_iter()
         .map(|sent| {
-            let result = results.get(&(&*sent.topic, sent.partition)).copied().unwrap_or(Err(NOT_ANSWERED));
+            let result = results.get(&(&*sent.topic, sent.partition)).cloned().unwrap_or(Err(NOT_ANSWERED.into()));
             Answer { sent, result }
         })
         .collect()
@@ -323,13 +338,7 @@ fn encode(
             pieces.push(body.split().freeze());
             pieces.extend(batch.records.iter().cloned());
             body.put_u8(0); // the partition's tagged fields
-            sent.push(Sent {
-                stream: entry.stream,
-                token: entry.outgoing.token,
-                leader_epoch: entry.leader_epoch,
-                topic: entry.topic.clone(),
-                partition: entry.partition,
-            });
+            sent.push(Sent::of(entry));
         }
         body.put_u8(0); // the topic's tagged fields
         at += of_topic;

@@ -56,6 +56,8 @@ pub struct RegionMetrics {
     pub caught_up_bytes: Counter,
     /// Bytes of batches that wait to be sent: captured and read ones.
     pub waiting_bytes: Gauge,
+    /// So many of them stop the reading.
+    pub waiting_limit_bytes: Gauge,
     /// Records that were lost, because the local log no longer had them.
     pub lost_records: Counter,
     /// Records that the region has and the local log has lost.
@@ -66,6 +68,10 @@ pub struct RegionMetrics {
     pub resent_records: Counter,
     /// Batches that were renumbered because compaction had made holes into them.
     pub renumbered_batches: Counter,
+    /// Records that were converted from a message format older than v2.
+    pub converted_records: Counter,
+    /// Batches sent whose records are older than the region's brokers remember producers.
+    pub unprotected_batches: Counter,
     /// Batches found in the region's log out of their row.
     pub out_of_row_batches: Counter,
     /// Generations of the region's group that this proxy has taken part in.
@@ -87,11 +93,14 @@ pub struct MirrorMetrics {
     latency: Latencies,
     caught_up: Family<RegionLabel, Counter>,
     waiting: Family<RegionLabel, Gauge>,
+    waiting_limit: Family<RegionLabel, Gauge>,
     lost: Family<RegionLabel, Counter>,
     diverged: Family<RegionLabel, Counter>,
     skipped: Family<RegionLabel, Counter>,
     resent: Family<RegionLabel, Counter>,
     renumbered: Family<RegionLabel, Counter>,
+    converted: Family<RegionLabel, Counter>,
+    unprotected: Family<RegionLabel, Counter>,
     out_of_row: Family<RegionLabel, Counter>,
     rebalances: Family<RegionLabel, Counter>,
     members: Family<RegionLabel, Gauge>,
@@ -121,6 +130,11 @@ impl MirrorMetrics {
             metrics.waiting.clone(),
         );
         registry.register(
+            "catch_up_buffer_limit_bytes",
+            "So many bytes that wait to be sent to a region stop the reading from the local log",
+            metrics.waiting_limit.clone(),
+        );
+        registry.register(
             "lost_records",
             "Records that a region never gets, because the local log no longer had them",
             metrics.lost.clone(),
@@ -144,6 +158,16 @@ impl MirrorMetrics {
             "renumbered_batches",
             "Batches with holes of compaction, which brokers refuse: their records got offsets without gaps",
             metrics.renumbered.clone(),
+        );
+        registry.register(
+            "converted_records",
+            "Records of the message formats v0 and v1 in the local log: they reach a region in v2",
+            metrics.converted.clone(),
+        );
+        registry.register(
+            "unprotected_batches",
+            "Batches sent whose records are older than the region's brokers remember producers: a repeat would not be noticed",
+            metrics.unprotected.clone(),
         );
         registry.register(
             "out_of_row_batches",
@@ -188,11 +212,14 @@ impl MirrorMetrics {
             latency: self.latency.0.get_or_create(&label).clone(),
             caught_up_bytes: self.caught_up.get_or_create(&label).clone(),
             waiting_bytes: self.waiting.get_or_create(&label).clone(),
+            waiting_limit_bytes: self.waiting_limit.get_or_create(&label).clone(),
             lost_records: self.lost.get_or_create(&label).clone(),
             diverged_records: self.diverged.get_or_create(&label).clone(),
             skipped_records: self.skipped.get_or_create(&label).clone(),
             resent_records: self.resent.get_or_create(&label).clone(),
             renumbered_batches: self.renumbered.get_or_create(&label).clone(),
+            converted_records: self.converted.get_or_create(&label).clone(),
+            unprotected_batches: self.unprotected.get_or_create(&label).clone(),
             out_of_row_batches: self.out_of_row.get_or_create(&label).clone(),
             rebalances: self.rebalances.get_or_create(&label).clone(),
             members: self.members.get_or_create(&label).clone(),
@@ -209,11 +236,14 @@ impl MirrorMetrics {
             &self.skipped,
             &self.resent,
             &self.renumbered,
+            &self.converted,
+            &self.unprotected,
             &self.out_of_row,
         ] {
             counter.remove(&label);
         }
         self.waiting.remove(&label);
+        self.waiting_limit.remove(&label);
         let label = ClusterLabel { cluster: region.to_string() };
         for counter in [&self.received, &self.sent, &self.fetched] {
             counter.remove(&label);

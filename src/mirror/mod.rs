@@ -30,8 +30,10 @@ pub mod steering;
 pub mod stream;
 pub mod throttle;
 pub mod topic_list;
+pub mod topic_settings;
 mod topic_watch;
 pub mod topics;
+pub mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 //! tool that shows consumer lag shows replication lag. The rest of the position is in the commit's metadata:
 //!
 //! ```text
-//! diffluent/1 epoch=0 sequence=1200 region_offset=5100 region_leader_epoch=4 topic_id=<uuid> [lost=7] [diverged=2] [skipped=1]
+//! diffluent/1 epoch=0 sequence=1200 region_offset=5100 region_leader_epoch=4 topic_id=<uuid> [producer_id=9] [lost=7] [diverged=2] [skipped=1]
 //! ```
 //!
 //! Where records that were born elsewhere are forwarded, several streams share the partition and the commit. The committed offset is the lowest of theirs:
@@ -60,6 +60,8 @@ pub struct Position {
     pub region_leader_epoch: i32,
     /// The source topic's id: another one means another topic of the same name.
     pub topic_id: Uuid,
+    /// The producer id that the region has handed out, where its brokers refuse the stream's own.
+    pub handed_out_id: Option<i64>,
     /// What the region never gets, or has and should not.
     pub toll: Toll,
 }
@@ -103,13 +105,23 @@ struct Details<'a>(&'a Commit);
 impl fmt::Display for Details<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Commit { position, forwarded } = self.0;
-        let Position { producer_epoch, sequence, region_offset, region_leader_epoch, topic_id, toll, .. } = position;
+        let Position {
+            producer_epoch,
+            sequence,
+            region_offset,
+            region_leader_epoch,
+            topic_id,
+            handed_out_id,
+            toll,
+            ..
+        } = position;
         write!(
             f,
             "diffluent/{} epoch={producer_epoch} sequence={sequence} region_offset={region_offset} \
              region_leader_epoch={region_leader_epoch} topic_id={topic_id}",
             if forwarded.is_some() { 2 } else { 1 }
         )?;
+        handed_out_id.map_or(Ok(()), |id| write!(f, " producer_id={id}"))?;
         let tolls =
             [("lost", toll.lost_records), ("diverged", toll.diverged_records), ("skipped", toll.skipped_records)];
         tolls
@@ -168,6 +180,7 @@ impl Commit {
                 region_offset: field(&fields, "region_offset").filter(|offset| *offset >= 0)?,
                 region_leader_epoch: field(&fields, "region_leader_epoch")?,
                 topic_id: field(&fields, "topic_id")?,
+                handed_out_id: field(&fields, "producer_id").filter(|id| *id >= 0),
                 toll: Toll {
                     lost_records: field(&fields, "lost").unwrap_or(0),
                     diverged_records: field(&fields, "diverged").unwrap_or(0),
@@ -200,6 +213,7 @@ fn forwarded(entry: &str, offset: i64, topic_id: Uuid) -> Option<(i64, Position)
         region_leader_epoch: i32::try_from(next()?).ok()?,
         source_leader_epoch: i32::try_from(next()?).ok()?,
         topic_id,
+        handed_out_id: None,
         toll: Toll::default(),
     };
     let mut records = || next().and_then(|records| u64::try_from(records).ok()).unwrap_or(0);
@@ -430,6 +444,7 @@ mod tests {
             region_offset: 5_100,
             region_leader_epoch: -1,
             topic_id: Uuid::from_u128(7),
+            handed_out_id: None,
             toll: Toll::default(),
         }
     }
@@ -445,6 +460,8 @@ mod tests {
         let toll = Toll { lost_records: 3, diverged_records: 0, skipped_records: u64::MAX };
         let harmed = Commit::from(Position { toll, ..position() });
         assert_eq!(read_back(&harmed), Ok(harmed.clone()));
+        let fallen_back = Commit::from(Position { handed_out_id: Some(1_000), ..position() });
+        assert_eq!(read_back(&fallen_back), Ok(fallen_back.clone()));
         let metadata = Details(&commit).to_string();
         assert!(metadata.len() < 150, "{} bytes: 5000 partitions must fit in a commit of 1 MB", metadata.len());
     }

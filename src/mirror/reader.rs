@@ -2,7 +2,8 @@
 //!
 //! A reader is one connection from one region to one local broker. There are two a broker: one stays on a long poll, in an incremental fetch session (KIP-227),
 //! for streams that wait for whatever comes; the other reads what is known to be there, at once. Both read committed records only, whole
-//! batches, and hand them to the region without a copy. A reader never reads on before the region has taken what it read.
+//! batches, and hand them to the region without a copy, unless a small part of an answer would keep all of it in memory. A reader never reads on before the
+//! region has taken what it read.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
+use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Notify, mpsc};
@@ -17,6 +19,7 @@ use tokio::time::Instant;
 
 use super::events::Event;
 use super::offsets::name;
+use super::stream::LogEnds;
 use super::throttle::Throttle;
 use crate::client::ClientError;
 use crate::client::cluster::Cluster;
@@ -24,8 +27,8 @@ use crate::client::connection::Connection;
 
 /// How long a long poll waits for records.
 const LONG_POLL: Duration = Duration::from_millis(500);
-/// A Fetch's limit for all partitions together. One batch more may come (KIP-74).
-const FETCH_BYTES_MAX: i32 = 8 * 1024 * 1024;
+/// A Fetch's limit for all partitions together, where the region's buffer has room for that. One batch more may come (KIP-74).
+const FETCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A Fetch's limit per partition.
 const PARTITION_BYTES_MAX: i32 = 2 * 1024 * 1024;
 /// So many partitions are asked for at once when reading a backlog; the others follow in turn.
@@ -73,8 +76,8 @@ pub struct ReadPartition {
     pub offset: i64,
     /// Kafka's error code.
     pub error_code: i16,
-    /// The log's end.
-    pub high_watermark: i64,
+    /// How far the log goes.
+    pub ends: LogEnds,
     /// Aborted transactions: producer id and first offset.
     pub aborted: Vec<(i64, i64)>,
     /// Record batches.
@@ -135,11 +138,11 @@ impl Wishes {
     }
 }
 
-/// Runs a reader until the region is gone.
+/// Runs a reader until the region is gone. `buffer_bytes` is what may wait for the region: one answer is no larger.
 pub async fn run(
     local: Arc<Cluster>,
-    node_id: i32,
-    mode: Mode,
+    (node_id, mode): (i32, Mode),
+    buffer_bytes: usize,
     wishes: Arc<Wishes>,
     throttle: Option<Arc<Throttle>>,
     events: mpsc::Sender<Event>,
@@ -150,8 +153,14 @@ pub async fn run(
         let error = match local.connect(node_id).await {
             Ok(connection) => {
                 pause = RETRY;
-                let mut reader =
-                    Reader { connection, mode, session: Session::default(), next: 0, throttle: throttle.clone() };
+                let mut reader = Reader {
+                    connection,
+                    mode,
+                    bytes_max: i32::try_from(buffer_bytes.min(FETCH_BYTES_MAX)).unwrap_or(i32::MAX),
+                    session: Session::default(),
+                    next: 0,
+                    throttle: throttle.clone(),
+                };
                 let fetched = &local.traffic().fetched_bytes;
                 reader.read_on(node_id, &wishes, &events, &taken, fetched).await
             }
@@ -169,6 +178,7 @@ pub async fn run(
 struct Reader {
     connection: Connection,
     mode: Mode,
+    bytes_max: i32,
     session: Session,
     next: usize,
     throttle: Option<Arc<Throttle>>,
@@ -207,7 +217,8 @@ impl Reader {
             let request = match self.mode {
                 Mode::Tail => self.session.request(&wanted),
                 Mode::CatchUp => one_time_request(&wanted),
-            };
+            }
+            .with_max_bytes(self.bytes_max);
             let deadline = LONG_POLL + Duration::from_secs(30);
             let answer = match self.connection.call_within(&request, deadline).await {
                 Ok(answer) => answer,
@@ -305,7 +316,6 @@ fn request(wait: Duration, wishes: Vec<&Wish>) -> FetchRequest {
         .with_replica_id(BrokerId(-1))
         .with_max_wait_ms(i32::try_from(wait.as_millis()).unwrap_or(i32::MAX))
         .with_min_bytes(1)
-        .with_max_bytes(FETCH_BYTES_MAX)
         .with_isolation_level(READ_COMMITTED)
         .with_topics(
             topics
@@ -315,7 +325,11 @@ fn request(wait: Duration, wishes: Vec<&Wish>) -> FetchRequest {
         )
 }
 
+/// What was read, by stream. All of it shares the answer's memory; but what is less than half of that gets memory of its own, so that a stream that waits
+/// with little does not keep much.
 fn results(answer: FetchResponse, wanted: &BTreeMap<usize, Wish>) -> Vec<ReadPartition> {
+    let records = |partition: &PartitionData| partition.records.as_ref().map_or(0, Bytes::len);
+    let whole: usize = answer.responses.iter().flat_map(|topic| &topic.partitions).map(records).sum();
     let streams: HashMap<(&str, i32), (usize, i64)> =
         wanted.iter().map(|(stream, wish)| ((&*wish.topic, wish.partition), (*stream, wish.offset))).collect();
     let mut results = Vec::new();
@@ -327,16 +341,35 @@ fn results(answer: FetchResponse, wanted: &BTreeMap<usize, Wish>) -> Vec<ReadPar
                 stream,
                 offset,
                 error_code: partition.error_code,
-                high_watermark: partition.high_watermark,
+                ends: LogEnds { high_watermark: partition.high_watermark, last_stable: partition.last_stable_offset },
                 aborted: partition
                     .aborted_transactions
                     .unwrap_or_default()
                     .into_iter()
                     .map(|aborted| (aborted.producer_id.0, aborted.first_offset))
                     .collect(),
-                records: partition.records.unwrap_or_default(),
+                records: partition.records.map(|records| own_if_small(records, whole)).unwrap_or_default(),
             });
         }
     }
     results
+}
+
+fn own_if_small(records: Bytes, whole: usize) -> Bytes {
+    if records.len() * 2 < whole { Bytes::copy_from_slice(&records) } else { records }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_part_of_an_answer_does_not_keep_the_whole() {
+        let answer = Bytes::from(vec![7; 1_000]);
+        let shares = |part: &Bytes| answer.as_ptr_range().contains(&part.as_ptr());
+        for (length, shared) in [(1_000, true), (500, true), (499, false), (1, false)] {
+            let part = own_if_small(answer.slice(..length), answer.len());
+            assert_eq!((part.len(), shares(&part)), (length, shared));
+        }
+    }
 }

@@ -8,6 +8,7 @@
 //! Nothing of this happens in daily work. Many rounds to a cluster, one stream after the other, are good enough.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,8 +31,10 @@ use crate::wire::batch::sequence_after;
 
 /// So many offsets are searched first; each further round reaches eight times as far back.
 const FIRST_WINDOW_OFFSETS: i64 = 2_000;
+/// As [`FIRST_WINDOW_OFFSETS`], where the last batch is likely to be what is looked for.
+const LAST_WINDOW_OFFSETS: i64 = 64;
 /// A search gives up after so many bytes, per partition.
-const SEARCH_BYTES_MAX: usize = 4 * 1024 * 1024 * 1024;
+pub const SEARCH_BYTES_MAX: usize = 4 * 1024 * 1024 * 1024;
 const FETCH_BYTES: i32 = 4 * 1024 * 1024;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long a broker may give nothing though its log goes on.
@@ -136,6 +139,25 @@ pub async fn retrace(local: &Cluster, region: &Cluster, node_id: i32, traces: Ve
     outcomes
 }
 
+/// Whether the last `bytes_max` bytes of a region's log hold a batch of this producer id; `None` when the broker can't say.
+///
+/// # Errors
+/// Those of the calls.
+pub async fn has_written(
+    region: &Cluster,
+    node_id: i32,
+    partition: &Partition,
+    producer_id: i64,
+    bytes_max: usize,
+) -> Result<Option<bool>, ClientError> {
+    let Some((start, end, epoch)) = bounds(region, node_id, partition).await? else { return Ok(None) };
+    let mut log = Log::of_region(region.connect(node_id).await?, partition, epoch);
+    Ok(match search_back(&mut log, producer_id, start, end, bytes_max).await? {
+        Stretch::Read(last) => Some(last.is_some()),
+        Stretch::Failed(_) => None,
+    })
+}
+
 async fn one(local: &Cluster, region: &Cluster, node_id: i32, trace: &Trace) -> Result<Retraced, ClientError> {
     let Some((region_start, region_end, region_epoch)) = bounds(region, node_id, &trace.region).await? else {
         return Ok(Retraced::Later);
@@ -150,7 +172,7 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, trace: &Trace) -> 
     if let Doubt::Source(lost_from) = trace.doubt {
         return part(there, here, trace, lost_from, region_end, source_end).await;
     }
-    let last = match search_back(&mut there, trace.producer_id, region_start, region_end).await? {
+    let last = match search_back(&mut there, trace.producer_id, region_start, region_end, SEARCH_BYTES_MAX).await? {
         Stretch::Read(last) => last,
         Stretch::Failed(code) => return Ok(failed(code)),
     };
@@ -261,23 +283,26 @@ async fn part(
         (last.region_offset, last.region_leader_epoch)
     });
     if lost_from >= position.source_offset {
-        let read = here.read(position.source_offset, source_end.min(lost_from), |batch, passed_over| {
-            if passed_over {
-                return None;
-            }
-            match row.front() {
-                Some(found) if found.fingerprint.fits(batch) => {
-                    position.source_offset = batch.header.next_offset();
-                    position.sequence = found.next_sequence;
-                    position.region_offset = found.region_offset;
-                    position.region_leader_epoch = found.region_leader_epoch;
-                    records -= u64::try_from(batch.header.record_count).unwrap_or(0);
-                    row.pop_front();
-                    None
+        let next_count = |row: &VecDeque<Found>| row.front().map_or(i32::MAX, |found| found.fingerprint.record_count());
+        let first_count = next_count(&row);
+        let read =
+            here.read_in(position.source_offset, source_end.min(lost_from), first_count, |batch, passed_over| {
+                if passed_over {
+                    return ControlFlow::Continue(next_count(&row));
                 }
-                _ => Some(()),
-            }
-        });
+                match row.front() {
+                    Some(found) if found.fingerprint.fits(batch) => {
+                        position.source_offset = batch.header.next_offset();
+                        position.sequence = found.next_sequence;
+                        position.region_offset = found.region_offset;
+                        position.region_leader_epoch = found.region_leader_epoch;
+                        records -= u64::try_from(batch.header.record_count).unwrap_or(0);
+                        row.pop_front();
+                        ControlFlow::Continue(next_count(&row))
+                    }
+                    _ => ControlFlow::Break(()),
+                }
+            });
         if let Stretch::Failed(code) = read.await? {
             return Ok(failed(code));
         }
@@ -372,6 +397,22 @@ impl<'a> Log<'a> {
         end: i64,
         mut each: impl FnMut(&Batch, bool) -> Option<T>,
     ) -> Result<Stretch<Option<T>>, ClientError> {
+        let each = |batch: &Batch, passed_over| match each(batch, passed_over) {
+            Some(found) => ControlFlow::Break(found),
+            None => ControlFlow::Continue(i32::MAX),
+        };
+        self.read_in(from, end, i32::MAX, each).await
+    }
+
+    /// As [`Log::read`], but it is also said how many messages of an old format shall be made one batch: the first `records_max`, then as many as
+    /// `each` wants.
+    async fn read_in<T>(
+        &mut self,
+        from: i64,
+        end: i64,
+        mut records_max: i32,
+        mut each: impl FnMut(&Batch, bool) -> ControlFlow<T, i32>,
+    ) -> Result<Stretch<Option<T>>, ClientError> {
         let mut cursor = from;
         let mut empty = 0;
         while cursor < end {
@@ -383,7 +424,8 @@ impl<'a> Log<'a> {
             let transactions = transactions.iter().map(|aborted| (aborted.producer_id.0, aborted.first_offset));
             let mut aborted = Aborted::new(transactions.collect());
             let before = cursor;
-            for batch in fetched(data.records.unwrap_or_default(), Instant::now()).map_while(Result::ok) {
+            let mut batches = fetched(data.records.unwrap_or_default(), cursor, Instant::now());
+            while let Some(Ok(batch)) = batches.next_batch(records_max) {
                 let passed_over = aborted.passes_over(&batch.header) || !self.origin.has(&batch.header);
                 if batch.header.next_offset() <= cursor {
                     continue;
@@ -392,8 +434,9 @@ impl<'a> Log<'a> {
                     return Ok(Stretch::Read(None));
                 }
                 cursor = batch.header.next_offset();
-                if let Some(found) = each(&batch, passed_over) {
-                    return Ok(Stretch::Read(Some(found)));
+                match each(&batch, passed_over) {
+                    ControlFlow::Break(found) => return Ok(Stretch::Read(Some(found))),
+                    ControlFlow::Continue(wanted) => records_max = wanted,
                 }
             }
             empty = if cursor > before { 0 } else { empty + 1 };
@@ -438,11 +481,12 @@ pub(super) async fn search_back(
     producer_id: i64,
     start: i64,
     end: i64,
+    bytes_max: usize,
 ) -> Result<Stretch<Option<Last>>, ClientError> {
     let mut high = end;
-    let mut window = FIRST_WINDOW_OFFSETS;
+    let mut window = LAST_WINDOW_OFFSETS;
     let mut bytes = 0;
-    while high > start && bytes < SEARCH_BYTES_MAX {
+    while high > start && bytes < bytes_max {
         let low = high.saturating_sub(window).max(start);
         let mut last = None;
         let read = log.read(low, high, |batch, _| {
@@ -530,12 +574,16 @@ async fn step_on(
         return Ok(Stretch::Read(Some(from)));
     }
     let mut count = 0;
-    let read = log.read(from, end, |batch, passed_over| {
+    let up_to_it = |left: i64| i32::try_from(fingerprint.records_max(left)).unwrap_or(i32::MAX);
+    let read = log.read_in(from, end, up_to_it(records), |batch, passed_over| {
         if !passed_over {
             count += i64::from(batch.header.record_count);
         }
+        if count < records {
+            return ControlFlow::Continue(up_to_it(records - count));
+        }
         let ends_here = count == records && !passed_over && fingerprint.fits(batch);
-        (count >= records).then_some(ends_here.then_some(batch.header.next_offset()))
+        ControlFlow::Break(ends_here.then_some(batch.header.next_offset()))
     });
     Ok(match read.await? {
         Stretch::Read(found) => Stretch::Read(found.flatten()),

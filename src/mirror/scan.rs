@@ -169,7 +169,7 @@ impl Search {
             return Some(Scanned::Failed(error_code::OFFSET_NOT_AVAILABLE));
         }
         // A batch that can't be read is not one of ours.
-        let mut batches = fetched(records, Instant::now()).map_while(Result::ok).peekable();
+        let mut batches = fetched(records, self.cursor, Instant::now()).map_while(Result::ok).peekable();
         if !self.proved {
             if self.cursor >= self.target.from {
                 self.cursor = self.target.from - 1;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use super::offsets::{Which, by_leader, list_offsets};
+use super::offsets::{LogOffset, Which, by_leader, epoch_ends, list_offsets};
 use super::progress::Partition;
 use super::stream::SourceView;
 use crate::capture::Capture;
@@ -19,6 +19,20 @@ use crate::config;
 
 /// Two rounds are at least this far apart, however many ask.
 const SPACING: Duration = Duration::from_millis(20);
+
+impl Views {
+    /// Whether a partition's log knows leader epochs, as its leader said under this one.
+    fn note_epochs(&mut self, partition: Partition, leader_epoch: i32, keeps_epochs: bool) {
+        let Some(view) = self.by_partition.get_mut(&partition).filter(|view| view.leader_epoch == leader_epoch) else {
+            return;
+        };
+        view.keeps_epochs = keeps_epochs;
+        for listener in self.listeners.values_mut() {
+            listener.changes.insert(partition.clone());
+        }
+        self.epochs_asked.insert(partition, leader_epoch);
+    }
+}
 
 /// What the local leaders last said, shared by all regions.
 #[derive(Debug)]
@@ -32,6 +46,8 @@ pub struct Source {
 #[derive(Debug, Default)]
 struct Views {
     by_partition: HashMap<Partition, SourceView>,
+    /// Under which leader epoch a leader has said whether its log knows epochs.
+    epochs_asked: HashMap<Partition, i32>,
     /// Per local broker: connections with a smaller number were open when it last spoke for its partitions.
     verified: HashMap<i32, u64>,
     /// The regions, by the number under which they listen: woken in their order, so that a simulation replays.
@@ -131,7 +147,9 @@ impl Source {
     /// What is asked for no longer is known no longer: should it be wanted again, an old word about its leader would count as a new one.
     fn forget_all_but(&self, wanted: &[Partition]) {
         let wanted: HashSet<&Partition> = wanted.iter().collect();
-        self.lock().by_partition.retain(|partition, _| wanted.contains(partition));
+        let mut views = self.lock();
+        views.by_partition.retain(|partition, _| wanted.contains(partition));
+        views.epochs_asked.retain(|partition, _| wanted.contains(partition));
     }
 
     async fn round(&self, wanted: &[Partition]) {
@@ -147,10 +165,15 @@ impl Source {
             });
         }
         let mut moved = false;
+        let mut unasked = BTreeMap::new();
         while let Some(joined) = calls.join_next().await {
             let Ok((leader, answer)) = joined else { continue };
             match answer {
-                Ok(offsets) => moved |= self.take(leader, connection, offsets),
+                Ok(offsets) => {
+                    let (elsewhere, new) = self.take(leader, connection, offsets);
+                    moved |= elsewhere;
+                    unasked.insert(leader, new);
+                }
                 Err(error) => {
                     tracing::debug!(%error, "a local broker could not be asked for its logs' ends");
                     self.lock().verified.remove(&leader);
@@ -158,25 +181,57 @@ impl Source {
                 }
             }
         }
+        self.ask_for_epochs(unasked).await;
         if moved && let Err(error) = self.local.refresh().await {
             tracing::debug!(%error, "the local cluster could not be asked for its metadata");
         }
     }
 
-    /// Takes a broker's answer; says whether it was about leadership that moved.
+    /// Asks leaders where their current epoch ends: a log that does not know it is in a message format older than v2. Once for each leader epoch.
+    async fn ask_for_epochs(&self, unasked: BTreeMap<i32, Vec<(Partition, i32)>>) {
+        let mut calls = tokio::task::JoinSet::new();
+        for (leader, epochs) in unasked.into_iter().filter(|(_, epochs)| !epochs.is_empty()) {
+            let local = self.local.clone();
+            calls.spawn(async move {
+                let ends = epoch_ends(&local, leader, &epochs).await;
+                (epochs, ends)
+            });
+        }
+        while let Some(joined) = calls.join_next().await {
+            let Ok((epochs, ends)) = joined else { continue };
+            // What is not answered is asked for again in the next round.
+            let ends: HashMap<Partition, Result<i64, i16>> = ends.unwrap_or_default().into_iter().collect();
+            let mut views = self.lock();
+            for (partition, epoch) in epochs {
+                if let Some(Ok(end)) = ends.get(&partition) {
+                    views.note_epochs(partition, epoch, *end >= 0);
+                }
+            }
+        }
+    }
+
+    /// Takes a broker's answer; says whether it was about leadership that moved, and whose leader epochs are new.
     fn take(
         &self,
         leader: i32,
         connection: u64,
-        offsets: Vec<(Partition, Result<super::offsets::LogOffset, i16>)>,
-    ) -> bool {
+        offsets: Vec<(Partition, Result<LogOffset, i16>)>,
+    ) -> (bool, Vec<(Partition, i32)>) {
         let mut moved = false;
+        let mut new = Vec::new();
         let mut guard = self.lock();
-        let Views { by_partition, verified, listeners, .. } = &mut *guard;
+        let Views { by_partition, epochs_asked, verified, listeners, .. } = &mut *guard;
         for (partition, answer) in offsets {
             let before = by_partition.get(&partition).copied();
             let view = match answer {
-                Ok(log) => SourceView { leader, leader_epoch: log.leader_epoch, end: log.offset },
+                Ok(log) => {
+                    let asked = epochs_asked.get(&partition) == Some(&log.leader_epoch);
+                    if !asked {
+                        new.push((partition.clone(), log.leader_epoch));
+                    }
+                    let keeps_epochs = asked && before.is_some_and(|view| view.keeps_epochs);
+                    SourceView { leader, leader_epoch: log.leader_epoch, end: log.offset, keeps_epochs }
+                }
                 Err(code) => {
                     moved |= matches!(
                         code,
@@ -198,7 +253,7 @@ impl Source {
             }
         }
         verified.insert(leader, connection);
-        moved
+        (moved, new)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Views> {

@@ -3,24 +3,32 @@
 //! Many streams start together with a handful of requests: 10,000 partitions take one OffsetFetch, one Metadata and one
 //! ListOffsets a broker.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use kafka_protocol::messages::DescribeProducersRequest;
 use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::events::Event;
-use super::offsets::{Which, by_leader, list_all, name};
+use super::offsets::{LogOffset, Which, by_leader, list_all, name};
 use super::ownership::{Ownership, Pass};
 use super::progress::{Commit, Committed, Partition, Position, Progress, Toll, is_passing};
-use super::topics;
+use super::retrace::{self, SEARCH_BYTES_MAX};
+use super::topics::{self, Wanted};
 use crate::client::ClientError;
 use crate::client::cluster::Cluster;
 use crate::client::error_code;
 use crate::client::rights::{Operation, Right};
 use crate::config::Start;
+
+/// How far back a region's log is searched for batches of a stream whose producer its broker does not know, bytes of each partition: where nobody else writes
+/// there, the last batch is the stream's.
+const FORGOTTEN_BYTES: usize = 16 * 1024 * 1024;
+/// So many partitions are searched at the same time.
+const SEARCHES_AT_ONCE: usize = 16;
 
 /// A stream to be started.
 #[derive(Clone, Debug)]
@@ -117,11 +125,12 @@ async fn run(
     }
     tell(events, positions.iter().map(|(stream, (position, _))| (*stream, Started::Known(*position)))).await;
 
-    let mut wanted: BTreeMap<Arc<str>, i32> = BTreeMap::new();
+    let mut wanted: BTreeMap<Arc<str>, Wanted> = BTreeMap::new();
     for stream in &streams {
-        wanted.insert(stream.region_topic.clone(), stream.partitions);
+        let topic = Wanted { source: stream.partition.0.clone(), partitions: stream.partitions };
+        wanted.insert(stream.region_topic.clone(), topic);
     }
-    let refused = topics::ensure(region, &wanted).await?;
+    let refused = topics::ensure(local, region, &wanted).await?;
 
     let mut outcomes: Vec<(usize, Started)> = Vec::new();
     let mut fresh: Vec<(&Starting, Position)> = Vec::new();
@@ -198,6 +207,7 @@ async fn local_positions(
                         region_offset: 0,
                         region_leader_epoch: -1,
                         topic_id: stream.topic_id,
+                        handed_out_id: None,
                         toll: Toll::default(),
                     };
                     positions.insert(stream.stream, (position, false));
@@ -226,7 +236,8 @@ async fn begin(
     let there = |stream: &Starting| (stream.region_topic.clone(), stream.partition.1);
     let partitions: Vec<Partition> = streams.iter().map(|(stream, _)| there(stream)).collect();
     let ends = list_all(region, &partitions, Which::End).await;
-    let (ours, mut denied) = own_producers(region, &streams).await?;
+    let wrote = who_wrote(region, &streams, &ends).await?;
+    let mut denied: BTreeMap<usize, String> = BTreeMap::new();
     for (stream, _) in &streams {
         if let Some(Err(code)) = ends.get(&there(stream)) {
             let denial = region.denied(*code, Right::topic(Operation::Read, &stream.region_topic));
@@ -238,20 +249,22 @@ async fn begin(
     let starting: BTreeMap<usize, Partition> =
         streams.iter().map(|(stream, _)| (stream.stream, stream.partition.clone())).collect();
     for (stream, position) in streams {
-        if ours.contains(&stream.stream) {
-            tracing::warn!(region = %region.name(), topic = %stream.partition.0, partition = stream.partition.1,
-                "the region holds records of this stream, but its progress is gone from the local cluster (group diffluent.{}): starting \
-                 over would repeat them; its last batch is looked for in both logs", region.name());
-            let ready = Started::Ready { position, never_wrote: false, unproven: true, forwarded: None };
-            outcomes.push((stream.stream, ready));
-            continue;
-        }
         if let Some(reason) = denied.get(&stream.stream) {
             outcomes.push((stream.stream, Started::Stalled(reason.clone())));
             continue;
         }
-        match ends.get(&there(stream)) {
-            Some(Ok(end)) => {
+        match (wrote.get(&stream.stream), ends.get(&there(stream))) {
+            (Some(Wrote::Refused(reason)), _) => outcomes.push((stream.stream, Started::Stalled(reason.clone()))),
+            (Some(Wrote::Yes), _) => {
+                tracing::warn!(region = %region.name(), topic = %stream.partition.0, partition = stream.partition.1,
+                    "the region holds records of this stream, but its progress is gone from the local cluster (group diffluent.{}): starting \
+                     over would repeat them; its last batch is looked for in both logs", region.name());
+                outcomes.push((
+                    stream.stream,
+                    Started::Ready { position, never_wrote: false, unproven: true, forwarded: None },
+                ));
+            }
+            (Some(Wrote::No), Some(Ok(end))) => {
                 let position =
                     Position { region_offset: end.offset, region_leader_epoch: end.leader_epoch, ..position };
                 let commit = Commit { position, forwarded: stream.forwards.then(BTreeMap::new) };
@@ -300,54 +313,113 @@ async fn begin(
     Ok(outcomes)
 }
 
-/// The streams whose producer id the region's brokers know; and those of which they may not tell, with the reason.
-async fn own_producers(
+/// Whether a stream without progress has written to the region before.
+enum Wrote {
+    Yes,
+    No,
+    /// It can't be found out, and a person must help.
+    Refused(String),
+}
+
+/// Finds out which streams have written before: the region's brokers know their producer ids, or their batches lie at the end of the region's log. A broker
+/// forgets producers by the age of their records, so that it does not know one proves nothing. Streams about which nothing can be said now are missing.
+async fn who_wrote(
     region: &Arc<Cluster>,
     streams: &[(&Starting, Position)],
-) -> Result<(BTreeSet<usize>, BTreeMap<usize, String>), ClientError> {
-    let metadata = region.metadata();
+    ends: &BTreeMap<Partition, Result<LogOffset, i16>>,
+) -> Result<BTreeMap<usize, Wrote>, ClientError> {
     let by_partition: BTreeMap<Partition, &Starting> =
         streams.iter().map(|(stream, _)| ((stream.region_topic.clone(), stream.partition.1), *stream)).collect();
-    let mut ours = BTreeSet::new();
-    let mut denied = BTreeMap::new();
-    for (leader, partitions) in by_leader(&metadata, by_partition.keys()) {
-        let mut topics: BTreeMap<&Arc<str>, Vec<i32>> = BTreeMap::new();
-        for (topic, partition) in partitions {
-            topics.entry(topic).or_default().push(*partition);
+    let mut wrote = BTreeMap::new();
+    // Nothing was ever written to a log that ends at 0: usually it was made a moment ago.
+    let mut unknown: VecDeque<(i32, &Partition, usize)> = VecDeque::new();
+    for (leader, partitions) in by_leader(&region.metadata(), by_partition.keys()) {
+        let (empty, filled): (Vec<&Partition>, Vec<&Partition>) = partitions
+            .into_iter()
+            .partition(|partition| matches!(ends.get(*partition), Some(Ok(end)) if end.offset == 0));
+        wrote.extend(empty.into_iter().filter_map(|partition| Some((by_partition.get(partition)?.stream, Wrote::No))));
+        if filled.is_empty() {
+            continue;
         }
-        let request = DescribeProducersRequest::default().with_topics(
-            topics
-                .into_iter()
-                .map(|(topic, partitions)| {
-                    TopicRequest::default().with_name(name(topic)).with_partition_indexes(partitions)
-                })
-                .collect(),
-        );
-        for topic in region.call(leader, &request).await?.topics {
-            let topic_name: Arc<str> = Arc::from(topic.name.as_str());
-            for partition in topic.partitions {
-                if let Some(stream) = by_partition.get(&(topic_name.clone(), partition.partition_index)) {
-                    let right = Right::topic(Operation::Read, &stream.region_topic);
-                    match partition.error_code {
-                        0 | error_code::NOT_LEADER_OR_FOLLOWER | error_code::UNKNOWN_TOPIC_OR_PARTITION => {}
-                        code => {
-                            let what = format!("cannot list the producers of topic {}", stream.region_topic);
-                            match region.refused(what, code, right) {
-                                error @ ClientError::Denied(_) => {
-                                    denied.insert(stream.stream, error.to_string());
-                                }
-                                error => return Err(error),
-                            }
-                        }
-                    }
-                    if partition.active_producers.iter().any(|producer| producer.producer_id.0 == stream.producer_id) {
-                        ours.insert(stream.stream);
-                    }
+        let known = match own_producers(region, leader, &filled, &by_partition).await {
+            Ok(known) => known,
+            // The whole log tells.
+            Err(ClientError::Unsupported { .. }) => {
+                unknown.extend(filled.into_iter().map(|partition| (leader, partition, SEARCH_BYTES_MAX)));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        for partition in filled {
+            let Some(stream) = by_partition.get(partition) else { continue };
+            match known.get(partition) {
+                Some(Ok(true)) => {
+                    wrote.insert(stream.stream, Wrote::Yes);
                 }
+                Some(Ok(false)) => unknown.push_back((leader, partition, FORGOTTEN_BYTES)),
+                Some(Err(error_code::TOPIC_AUTHORIZATION_FAILED)) => {
+                    let reason = format!(
+                        "it can't be found out whether the stream has written to topic {} in the region before: {}; allow diffluent's principal \
+                         to read the topic there (kafka-acls --operation Read)",
+                        partition.0,
+                        error_code::describe(error_code::TOPIC_AUTHORIZATION_FAILED)
+                    );
+                    wrote.insert(stream.stream, Wrote::Refused(reason));
+                }
+                // Somebody else leads now, or nobody yet.
+                _ => {}
             }
         }
     }
-    Ok((ours, denied))
+    let mut searches = JoinSet::new();
+    loop {
+        while searches.len() < SEARCHES_AT_ONCE
+            && let Some((leader, partition, bytes_max)) = unknown.pop_front()
+        {
+            let Some(stream) = by_partition.get(partition) else { continue };
+            let (region, partition) = (region.clone(), partition.clone());
+            let (stream, producer_id) = (stream.stream, stream.producer_id);
+            searches.spawn(async move {
+                (stream, retrace::has_written(&region, leader, &partition, producer_id, bytes_max).await)
+            });
+        }
+        match searches.join_next().await {
+            None => return Ok(wrote),
+            Some(Ok((stream, Ok(Some(true))))) => wrote.insert(stream, Wrote::Yes),
+            Some(Ok((stream, Ok(Some(false))))) => wrote.insert(stream, Wrote::No),
+            Some(Ok((_, Ok(None)))) | Some(Err(_)) => continue,
+            Some(Ok((_, Err(error)))) => return Err(error),
+        };
+    }
+}
+
+/// Asks one of the region's brokers whether it knows the streams' producer ids, by partition; or the error code.
+async fn own_producers(
+    region: &Cluster,
+    leader: i32,
+    partitions: &[&Partition],
+    by_partition: &BTreeMap<Partition, &Starting>,
+) -> Result<BTreeMap<Partition, Result<bool, i16>>, ClientError> {
+    let mut topics: BTreeMap<&Arc<str>, Vec<i32>> = BTreeMap::new();
+    for (topic, partition) in partitions {
+        topics.entry(topic).or_default().push(*partition);
+    }
+    let topics = topics
+        .into_iter()
+        .map(|(topic, partitions)| TopicRequest::default().with_name(name(topic)).with_partition_indexes(partitions));
+    let request = DescribeProducersRequest::default().with_topics(topics.collect());
+    let mut known = BTreeMap::new();
+    for topic in region.call(leader, &request).await?.topics {
+        let topic_name: Arc<str> = Arc::from(topic.name.as_str());
+        for partition in topic.partitions {
+            let key = (topic_name.clone(), partition.partition_index);
+            let Some(stream) = by_partition.get(&key) else { continue };
+            let is_known =
+                partition.active_producers.iter().any(|producer| producer.producer_id.0 == stream.producer_id);
+            known.insert(key, if partition.error_code == 0 { Ok(is_known) } else { Err(partition.error_code) });
+        }
+    }
+    Ok(known)
 }
 
 async fn tell(events: &mpsc::Sender<Event>, outcomes: impl IntoIterator<Item = (usize, Started)>) {

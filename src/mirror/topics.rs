@@ -1,16 +1,19 @@
 //! Topics in a region: made with the source's partition count where they are missing, grown where they are smaller. Never shrunk, never
-//! deleted, and nothing else of them is touched; the replication factor is the region's default.
+//! deleted, and nothing else of them is touched. One that is made gets a few settings of the source's ([`super::topic_settings`]); all others, and the replication
+//! factor, are the region's defaults.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
-use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::{CreatePartitionsRequest, CreateTopicsRequest};
+use kafka_protocol::protocol::StrBytes;
 use tokio::time::Instant;
 
 use super::offsets::name;
+use super::topic_settings;
 use crate::client::ClientError;
 use crate::client::cluster::{Cluster, Metadata};
 use crate::client::error_code;
@@ -20,36 +23,46 @@ const TIMEOUT_MS: i32 = 30_000;
 /// A new topic's leaders are known to all brokers within this time, usually within milliseconds.
 const LEADERS_KNOWN_WITHIN: Duration = Duration::from_secs(10);
 
-/// Makes sure that each topic (by its name in the region) has at least so many partitions, with leaders.
+/// Keys and values, by the local topic's name.
+type Settings = BTreeMap<Arc<str>, Vec<(String, String)>>;
+
+/// A topic that a region shall have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its name in the local cluster.
+    pub source: Arc<str>,
+    /// It has at least so many partitions.
+    pub partitions: i32,
+}
+
+/// Makes sure that each topic (by its name in the region) has its partitions, with leaders.
 ///
 /// Returns the topics for which that can't be had, with the reason and what to do.
 ///
 /// # Errors
 /// Those of the calls: the region can't be reached.
 pub async fn ensure(
+    local: &Cluster,
     region: &Cluster,
-    wanted: &BTreeMap<Arc<str>, i32>,
+    wanted: &BTreeMap<Arc<str>, Wanted>,
 ) -> Result<BTreeMap<Arc<str>, String>, ClientError> {
     let mut refused = BTreeMap::new();
     region.expect(wanted.keys().cloned());
     let metadata = region.refresh().await?;
-    let missing: Vec<(&Arc<str>, i32)> = wanted
+    let missing: Vec<(&Arc<str>, &Wanted)> =
+        wanted.iter().filter(|(topic, _)| !metadata.topics.contains_key(*topic)).collect();
+    let small: Vec<(&Arc<str>, &Wanted)> = wanted
         .iter()
-        .filter(|(topic, _)| !metadata.topics.contains_key(*topic))
-        .map(|(topic, partitions)| (topic, *partitions))
-        .collect();
-    let small: Vec<(&Arc<str>, i32)> = wanted
-        .iter()
-        .filter(|(topic, partitions)| {
-            metadata.topics.get(*topic).is_some_and(|known| known.partitions.len() < **partitions as usize)
+        .filter(|(topic, wanted)| {
+            metadata.topics.get(*topic).is_some_and(|known| known.partitions.len() < wanted.partitions as usize)
         })
-        .map(|(topic, partitions)| (topic, *partitions))
         .collect();
     if missing.is_empty() && small.is_empty() {
         return Ok(refused);
     }
     if !missing.is_empty() {
-        create(region, &missing, &metadata.hidden, &mut refused).await?;
+        let settings = settings(local, &missing).await;
+        create(region, &missing, settings, &metadata.hidden, &mut refused).await?;
     }
     if !small.is_empty() {
         grow(region, &small, &mut refused).await?;
@@ -59,7 +72,9 @@ pub async fn ensure(
         let metadata = region.refresh().await?;
         let waiting: Vec<&Arc<str>> = wanted
             .iter()
-            .filter(|(topic, partitions)| !refused.contains_key(*topic) && !has_leaders(&metadata, topic, **partitions))
+            .filter(|(topic, wanted)| {
+                !refused.contains_key(*topic) && !has_leaders(&metadata, topic, wanted.partitions)
+            })
             .map(|(topic, _)| topic)
             .collect();
         let (hidden, waiting): (Vec<_>, Vec<_>) =
@@ -90,19 +105,38 @@ fn has_leaders(metadata: &Metadata, topic: &str, partitions: i32) -> bool {
     (0..partitions).all(|partition| metadata.leader(topic, partition).is_some())
 }
 
+/// The settings that topics take over from the local ones, by these names; none where they can't be asked for.
+async fn settings(local: &Cluster, missing: &[(&Arc<str>, &Wanted)]) -> Settings {
+    match topic_settings::of(local, missing.iter().map(|(_, wanted)| &wanted.source)).await {
+        Ok(settings) => settings,
+        Err(error) => {
+            tracing::warn!(%error, "the settings of local topics can't be asked for: topics are made with the region's defaults");
+            Settings::new()
+        }
+    }
+}
+
 async fn create(
     region: &Cluster,
-    missing: &[(&Arc<str>, i32)],
+    missing: &[(&Arc<str>, &Wanted)],
+    settings: Settings,
     hidden: &BTreeSet<Arc<str>>,
     refused: &mut BTreeMap<Arc<str>, String>,
 ) -> Result<(), ClientError> {
+    let configs = |wanted: &Wanted| {
+        let text = |text: &String| StrBytes::from_string(text.clone());
+        settings.get(&wanted.source).into_iter().flatten().map(move |(name, value)| {
+            CreatableTopicConfig::default().with_name(text(name)).with_value(Some(text(value)))
+        })
+    };
     let topics = missing
         .iter()
-        .map(|(topic, partitions)| {
+        .map(|(topic, wanted)| {
             CreatableTopic::default()
                 .with_name(name(topic))
-                .with_num_partitions(*partitions)
+                .with_num_partitions(wanted.partitions)
                 .with_replication_factor(-1)
+                .with_configs(configs(wanted).collect())
         })
         .collect();
     let request = CreateTopicsRequest::default().with_topics(topics).with_timeout_ms(TIMEOUT_MS);
@@ -116,9 +150,15 @@ async fn create(
                 refused.insert(topic.clone(), hidden_reason(region, &topic, Operation::Write));
             }
             code => {
-                let partitions =
-                    missing.iter().find(|(name, _)| **name == topic).map_or(1, |(_, partitions)| *partitions);
-                let by_hand = format!("kafka-topics --create --topic {topic} --partitions {partitions}");
+                let wanted = missing.iter().find(|(name, _)| **name == topic).map(|(_, wanted)| *wanted);
+                let partitions = wanted.map_or(1, |wanted| wanted.partitions);
+                let settings: String = wanted
+                    .and_then(|wanted| settings.get(&wanted.source))
+                    .into_iter()
+                    .flatten()
+                    .map(|(name, value)| format!(" --config {name}={value}"))
+                    .collect();
+                let by_hand = format!("kafka-topics --create --topic {topic} --partitions {partitions}{settings}");
                 let why = match region.denied(code, Right::topic(Operation::Create, &topic)) {
                     Some(denial) => format!("{denial}; or create the topic yourself: {by_hand}"),
                     None => format!(
@@ -136,19 +176,19 @@ async fn create(
 
 async fn grow(
     region: &Cluster,
-    small: &[(&Arc<str>, i32)],
+    small: &[(&Arc<str>, &Wanted)],
     refused: &mut BTreeMap<Arc<str>, String>,
 ) -> Result<(), ClientError> {
     let topics = small
         .iter()
-        .map(|(topic, partitions)| {
-            CreatePartitionsTopic::default().with_name(name(topic)).with_count(*partitions).with_assignments(None)
+        .map(|(topic, wanted)| {
+            CreatePartitionsTopic::default().with_name(name(topic)).with_count(wanted.partitions).with_assignments(None)
         })
         .collect();
     let request = CreatePartitionsRequest::default().with_topics(topics).with_timeout_ms(TIMEOUT_MS);
     for result in region.call_any(&request).await?.results {
         let topic: Arc<str> = Arc::from(result.name.as_str());
-        let partitions = small.iter().find(|(name, _)| **name == topic).map_or(1, |(_, partitions)| *partitions);
+        let partitions = small.iter().find(|(name, _)| **name == topic).map_or(1, |(_, wanted)| wanted.partitions);
         match result.error_code {
             0 => {
                 tracing::info!(region = %region.name(), %topic, partitions, "added partitions to the topic in the region")
@@ -171,6 +211,7 @@ async fn grow(
     Ok(())
 }
 
+/// What the broker says, in one phrase: the remedy follows behind the first semicolon.
 fn detail(message: Option<&str>) -> String {
-    message.map(|message| format!(" ({})", message.chars().take(200).collect::<String>())).unwrap_or_default()
+    message.map(|message| format!(" ({})", error_code::phrase(message))).unwrap_or_default()
 }

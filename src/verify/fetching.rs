@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::{BrokerId, FetchRequest};
@@ -18,6 +18,7 @@ use crate::mirror::identity::is_reserved;
 use crate::mirror::offsets::name;
 use crate::mirror::progress::is_passing;
 use crate::wire::batch::{BatchHeader, HEADER_LEN};
+use crate::wire::message_set::{Conversion, convert, is_old};
 
 /// One Fetch gives at most so many bytes, or one batch.
 pub const FETCH_BYTES_MAX: i32 = 2 << 20;
@@ -242,9 +243,26 @@ fn sort(target: &Target, answer: PartitionData, from: i64) -> Result<(Vec<Sorted
     let mut rest = answer.records.unwrap_or_default();
     let mut batches = Vec::new();
     let mut next = from;
-    while next < target.to
-        && let Some(head) = rest.first_chunk::<HEADER_LEN>()
-    {
+    while next < target.to {
+        if is_old(&rest) == Some(true) {
+            let Conversion { batch, used, is_behind } =
+                convert(&rest, next..target.to, i32::MAX).map_err(|error| unreadable(target, next, &error))?;
+            rest.advance(used);
+            if let Some((header, records)) = batch {
+                next = header.next_offset();
+                // No stream writes in an old format.
+                batches.push(match target.keep {
+                    Keep::Source => Sorted { header, records, sort: Sort::Counts },
+                    Keep::Stream(_) => Sorted { header, records: Bytes::new(), sort: Sort::OtherWriter },
+                });
+            } else if is_behind {
+                next = target.to;
+            } else if used == 0 {
+                break;
+            }
+            continue;
+        }
+        let Some(head) = rest.first_chunk::<HEADER_LEN>() else { break };
         let header = BatchHeader::decode(head).map_err(|error| unreadable(target, next, &error))?;
         if header.total_len() > rest.len() {
             // A Fetch may end in the middle of a batch.

@@ -174,7 +174,7 @@ fn stream(
         topic: topic.name.clone(),
         topic_in_region: topic.name_in_region.clone(),
         partition,
-        producer_id: topic.producer_id,
+        producer_id: position.handed_out_id.unwrap_or(topic.producer_id),
         position,
         begins_late: region.start == Start::Latest,
         source_start: offset(&ends.source_start, &here, "local")?,

@@ -14,6 +14,7 @@ pub mod endpoints;
 pub mod fetch;
 pub mod frame;
 pub mod header;
+pub mod message_set;
 pub mod produce;
 pub mod produce_answer;
 pub mod records;

@@ -67,8 +67,8 @@ pub const BUGS: &[Planted] = &[
     Planted {
         name: "takes an empty answer for \"never wrote\"",
         file: "src/mirror/start.rs",
-        from: "partition.active_producers.iter().any(|producer| producer.producer_id.0 == stream.producer_id)",
-        to: "partition.active_producers.is_empty() && stream.producer_id == 0",
+        from: "Some(Ok(false)) => unknown.push_back((leader, partition, FORGOTTEN_BYTES)),",
+        to: "Some(Ok(false)) => drop(wrote.insert(stream.stream, Wrote::No)),",
     },
     Planted {
         name: "is one off in the sequence",
@@ -91,8 +91,8 @@ pub const BUGS: &[Planted] = &[
     Planted {
         name: "sends again what has an unknown outcome without looking",
         file: "src/mirror/stream/recovery.rs",
-        from: "Some(found) if found.next_sequence != self.position.sequence => Phase::Replaying(found),\n",
-        to: "",
+        from: "Some(found) if found.next_sequence != self.position.sequence => {",
+        to: "Some(found) if found.next_sequence != self.position.sequence && self.next_token == u64::MAX => {",
     },
     Planted {
         name: "sends home what was born there",

@@ -107,6 +107,8 @@ pub struct Workload {
     pub keys: u64,
     /// Headers on each record.
     pub headers: usize,
+    /// Every so many records one has no value; 0: none.
+    pub tombstone_every: u64,
     /// The partition; `None`: by the client's partitioner.
     pub partition: Option<i32>,
     /// The timestamp of record 0 in milliseconds since 1970, each record one later; `None`: now.
@@ -140,6 +142,7 @@ impl Workload {
             value_bytes: 100,
             keys: 100,
             headers: 1,
+            tombstone_every: 0,
             partition: None,
             timestamp: None,
             codec: Codec::None,
@@ -256,7 +259,10 @@ impl Workload {
         let headers = self.headers(sequence);
         loop {
             let ticket = Box::new(Ticket { sequence, sent: Instant::now() });
-            let mut record = BaseRecord::with_opaque_to(&self.topic, ticket).payload(&value);
+            let mut record = BaseRecord::with_opaque_to(&self.topic, ticket);
+            if self.tombstone_every == 0 || !sequence.is_multiple_of(self.tombstone_every) {
+                record = record.payload(&value);
+            }
             if let Some(key) = &key {
                 record = record.key(key);
             }

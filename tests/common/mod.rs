@@ -3,6 +3,7 @@
 
 pub mod scripted;
 
+use std::process::Command;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -117,4 +118,26 @@ pub async fn assert_topic_equal(local: &Cluster, region: &Cluster, topic: &str) 
     let report = verify::assert_equal(&side(local), &side(region), topic).await?;
     println!("{report}");
     Ok(())
+}
+
+/// Waits until `diffluent verify` says that all of so many topics of one partition are equal, to their logs' ends.
+pub async fn verify_says_equal(proxy: &Proxy, topics: usize) -> Result<()> {
+    let since = Instant::now();
+    loop {
+        let config = proxy.config_path().to_owned();
+        let verify = move || Command::new(DIFFLUENT).arg("verify").arg(config).arg("--json").output();
+        let output = tokio::task::spawn_blocking(verify).await??;
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let equal = report["regions"][0]["topics"].as_array().into_iter().flatten().filter(|topic| {
+            let partition = &topic["partitions"][0];
+            // The last offset of each log was compared.
+            topic["result"] == "equal" && partition["source"]["to"] == partition["source"]["log_end"]
+        });
+        if equal.count() == topics {
+            assert_eq!(output.status.code(), Some(0), "{report:#}");
+            return Ok(());
+        }
+        assert!(since.elapsed() < PATIENCE && output.status.code() != Some(1), "{report:#}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }

@@ -30,6 +30,19 @@ pub struct Plan {
     pub producers: Vec<ProducerPlan>,
     /// Faults by time, milliseconds.
     pub faults: Vec<(u64, Fault)>,
+    /// What the brokers of each cluster are like.
+    pub brokers_are: Vec<Brokers>,
+}
+
+/// What brokers are like that others are not.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Brokers {
+    /// They take no producer id that they have not handed out.
+    pub refuse_foreign_ids: bool,
+    /// They don't know DescribeProducers.
+    pub describe_no_producers: bool,
+    /// They forget a producer so soon after its last record, milliseconds.
+    pub forget_after_ms: Option<i64>,
 }
 
 /// The proxy of a cluster mirrors to another cluster.
@@ -186,6 +199,7 @@ impl Plan {
             topics,
             producers,
             faults: Vec::new(),
+            brokers_are: Vec::new(),
         };
         let count = dice.below(9);
         let mut faults: Vec<(u64, Fault)> =
@@ -198,6 +212,7 @@ impl Plan {
         for producer in &mut plan.producers {
             producer.bypass |= !plan.routes.iter().any(|route| route.from == producer.cluster);
         }
+        plan.brokers_are = (0..clusters).map(|cluster| plan.brokers(cluster, &mut dice)).collect();
         plan
     }
 
@@ -238,6 +253,25 @@ impl Plan {
                 paths.count() > 1
             })
         })
+    }
+
+    fn brokers(&self, cluster: usize, dice: &mut Dice) -> Brokers {
+        let drawn = Brokers {
+            refuse_foreign_ids: dice.one_in(8),
+            describe_no_producers: dice.one_in(8),
+            forget_after_ms: dice.one_in(6).then(|| 500 + dice.below(4_000) as i64),
+        };
+        // Twins rely on the brokers' memory, and write under one id only if it is the reserved one.
+        let regions_only = !self.origins.contains(&cluster) && !self.twin && self.forwards.is_empty();
+        let forgets =
+            |(_, fault): &(u64, Fault)| matches!(fault, Fault::ProgressLost { region, .. } if *region == cluster);
+        Brokers {
+            // Under such an id a stream knows its records no more once its progress is lost.
+            refuse_foreign_ids: drawn.refuse_foreign_ids && regions_only && !self.faults.iter().any(forgets),
+            // A local broker that forgets its own producers makes duplicates of its own.
+            forget_after_ms: drawn.forget_after_ms.filter(|_| regions_only),
+            ..drawn
+        }
     }
 
     fn fault(&self, dice: &mut Dice) -> Fault {

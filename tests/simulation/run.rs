@@ -156,6 +156,10 @@ impl World<'_> {
         for (cluster, brokers) in plan.brokers.iter().enumerate() {
             let mut state =
                 State::new(&format!("cluster-{cluster}"), *brokers, |node_id| (broker_host(cluster, node_id), 9092));
+            let brokers_are = plan.brokers_are[cluster];
+            state.refuses_foreign_ids = brokers_are.refuse_foreign_ids;
+            state.describes_producers = !brokers_are.describe_no_producers;
+            state.producer_expiration = brokers_are.forget_after_ms;
             if plan.origins.contains(&cluster) {
                 for (topic, partitions) in plan.topics.iter().enumerate() {
                     state.create_topic(&topic_name(topic), *partitions, -1).expect("a new topic");

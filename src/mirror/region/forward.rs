@@ -117,6 +117,7 @@ impl Region {
             region_offset: 0,
             region_leader_epoch: -1,
             topic_id,
+            handed_out_id: None,
             toll: Default::default(),
         }
     }

@@ -7,6 +7,7 @@ impl Region {
     pub(super) fn start_jobs(&mut self, now: Instant) {
         self.start_streams(now);
         self.start_scans(now);
+        self.ask_for_ids(now);
         self.ask_epochs();
         if self.commit_now && !self.committing {
             self.commit_now = false;
@@ -201,6 +202,38 @@ impl Region {
                     tokio::time::sleep(LINK_RETRY).await;
                 }
                 let _ = events.send(Event::EpochEnds(ends)).await;
+            });
+        }
+    }
+
+    /// Asks whose transactions hold streams back, and tells of those that are open for long.
+    pub(super) fn look_at_transactions(&mut self) {
+        let now = Instant::now();
+        let mut by_leader: BTreeMap<i32, Vec<(usize, Partition)>> = BTreeMap::new();
+        for stream in self.held_back.clone() {
+            let slot = &mut self.slots[stream];
+            let partition = (slot.stream.topic.clone(), slot.stream.partition);
+            if let Some(words) = slot.stream.tells_of_transaction(now, now_ms()) {
+                tracing::warn!(region = %self.parts.settings.name, topic = %partition.0, partition = partition.1, "{words}");
+                let (name, (topic, partition)) = (&self.parts.settings.name, &partition);
+                self.parts.journal.stream(Kind::StreamIncident, name, topic, *partition, &words);
+            }
+            let lately = slot.transaction_asked.is_some_and(|at| now.duration_since(at) < TRANSACTION_SPACING);
+            if slot.stream.wants_transaction(now) && !lately && slot.stream.source_leader() >= 0 {
+                slot.transaction_asked = Some(now);
+                by_leader.entry(slot.stream.source_leader()).or_default().push((stream, partition));
+            }
+        }
+        for (leader, asked) in by_leader {
+            let (local, events) = (self.parts.local.clone(), self.events.clone());
+            self.jobs.spawn(async move {
+                let partitions: Vec<Partition> = asked.iter().map(|(_, partition)| partition.clone()).collect();
+                let open = transactions::oldest_open(&local, leader, &partitions).await.unwrap_or_else(|error| {
+                    tracing::debug!(%error, "it can't be asked whose transactions are open");
+                    HashMap::new()
+                });
+                let answers = asked.into_iter().map(|(stream, partition)| (stream, open.get(&partition).copied()));
+                let _ = events.send(Event::Transactions(answers.collect())).await;
             });
         }
     }

@@ -61,6 +61,7 @@ impl Region {
         link.up = true;
         link.failures = 0;
         self.reachable();
+        self.ask_for_expiration(node_id);
         for slot in self.slots.iter_mut().filter(|slot| slot.node_id == node_id) {
             slot.stream.on_link_up(now);
         }
@@ -132,6 +133,8 @@ impl Region {
             return;
         }
         let metadata = self.parts.cluster.metadata();
+        let remembered_since_ms = self.remembered_since_ms();
+        let mut unprotected = 0;
         let window = self.parts.settings.window_bytes;
         let Self { links, slots, dirty, .. } = self;
         for link in links.values_mut().filter(|link| link.up) {
@@ -167,6 +170,7 @@ impl Region {
                     let topic = slot.stream.region_topic.clone();
                     let partition = slot.stream.partition;
                     let leader_epoch = metadata.leader(&topic, partition).map_or(-1, |leader| leader.epoch);
+                    unprotected += u64::from(outgoing.batch.header.max_timestamp < remembered_since_ms);
                     bytes[usize::from(outgoing.barrier)] += outgoing.batch.len();
                     let group = if outgoing.barrier { &mut barriers } else { &mut others };
                     group.push(Entry { stream, topic, partition, leader_epoch, outgoing });
@@ -184,5 +188,6 @@ impl Region {
                 }
             }
         }
+        self.note_unprotected(unprotected);
     }
 }

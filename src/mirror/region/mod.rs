@@ -5,6 +5,7 @@
 
 mod denied;
 mod forward;
+mod identities;
 mod jobs;
 mod links;
 mod lost;
@@ -52,6 +53,7 @@ use crate::mirror::stream::{FetchWant, FetchWhy, Obstacle, Phase, Stream, Taken}
 use crate::mirror::throttle::Throttles;
 use crate::mirror::topic_list::MirroredTopic;
 use crate::mirror::topics::hidden_reason;
+use crate::mirror::transactions;
 use denied::{Denied, Need};
 
 use tenure::Tenure;
@@ -79,6 +81,8 @@ const UNVERIFIED: &str = "unverified_epoch";
 const IDLE_COMMIT: Duration = Duration::from_secs(6 * 3600);
 /// How long leaving the group may take.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+/// How often it is asked whose transaction holds a stream back.
+const TRANSACTION_SPACING: Duration = Duration::from_secs(5);
 /// A stream that is behind for less than this counts as mirroring.
 const CATCHING_UP: Duration = Duration::from_secs(1);
 
@@ -170,6 +174,10 @@ struct Slot {
     scanning: bool,
     asking_epoch: bool,
     asking_start: bool,
+    /// When it was last asked whose transaction holds the stream back.
+    transaction_asked: Option<Instant>,
+    /// Why the local log can't be read, by Kafka's error code.
+    unreadable: Option<i16>,
     want: Option<FetchWant>,
     /// From which local broker the partition is read, by mode; only of the head.
     reads: [Option<i32>; 2],
@@ -198,6 +206,8 @@ impl Slot {
             scanning: false,
             asking_epoch: false,
             asking_start: false,
+            transaction_asked: None,
+            unreadable: None,
             want: None,
             reads: [None; 2],
             waiting_bytes: 0,
@@ -242,6 +252,15 @@ pub struct Region {
     /// Streams whose start is under way.
     starting: usize,
     epochs_wanted: BTreeSet<usize>,
+    /// The producer id that the region has handed out, for streams whose own it refuses.
+    handed_out: Option<i64>,
+    asking_for_id: bool,
+    /// How long each of the region's brokers remembers a producer, milliseconds.
+    expirations: BTreeMap<i32, i64>,
+    /// Whether it was told that records are sent which are older than that.
+    told_unprotected: bool,
+    /// Streams that an open transaction holds back.
+    held_back: BTreeSet<usize>,
     waiting_bytes: usize,
     committing: bool,
     commit_now: bool,
@@ -267,6 +286,8 @@ impl Region {
     pub fn new(parts: Parts) -> (Self, mpsc::Sender<Event>) {
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         let steering = parts.steering.borrow().clone();
+        let limit = i64::try_from(parts.settings.catch_up_share_bytes).unwrap_or(i64::MAX);
+        parts.metrics.waiting_limit_bytes.set(limit);
         let region = Self {
             steering,
             standing: Standing::default(),
@@ -285,6 +306,11 @@ impl Region {
             to_start: BTreeSet::new(),
             starting: 0,
             epochs_wanted: BTreeSet::new(),
+            handed_out: None,
+            asking_for_id: false,
+            expirations: BTreeMap::new(),
+            told_unprotected: false,
+            held_back: BTreeSet::new(),
             waiting_bytes: 0,
             committing: false,
             commit_now: false,
@@ -324,6 +350,7 @@ impl Region {
                 _ = commits.tick() => {
                     self.commit_now = true;
                     self.forget_denied(Instant::now());
+                    self.look_at_transactions();
                 }
                 _ = idle_commits.tick() => self.commit_again(),
                 Ok(()) = self.standings.changed() => self.take_standing(),
@@ -448,7 +475,7 @@ impl Region {
         now: Instant,
     ) -> Option<&'static str> {
         let link_up = self.link_is_up(self.slots[stream].node_id);
-        let room = self.waiting_bytes < self.parts.settings.capture_share_bytes;
+        let room = self.waiting_bytes + batch.len() <= self.parts.settings.capture_share_bytes;
         let slot = &mut self.slots[stream];
         let dropped = if slot.paused || !link_up || !room {
             slot.stream.on_missed(&batch, now);
@@ -463,6 +490,7 @@ impl Region {
             match taken {
                 Taken::Kept | Taken::Known => None,
                 Taken::Unverified => Some(UNVERIFIED),
+                Taken::OldFormat => Some("format"),
                 Taken::Refused => Some("not_next"),
             }
         };
@@ -515,6 +543,13 @@ impl Region {
             }
             Event::EpochEnds(ends) => {
                 ends.into_iter().for_each(|(stream, epoch, end)| self.epoch_end(stream, epoch, end))
+            }
+            Event::HandedOut(result) => self.handed_out(result, now),
+            Event::Expiration { node_id, expiration_ms } => drop(self.expirations.insert(node_id, expiration_ms)),
+            Event::Transactions(answers) => {
+                for (stream, transaction) in answers {
+                    self.slots[stream].stream.on_transaction(transaction);
+                }
             }
             Event::LogStarts(starts) => {
                 for (stream, log_start) in starts {
@@ -595,6 +630,8 @@ impl Region {
             }
             Event::Configure(settings) => {
                 self.parts.settings = settings;
+                let limit = i64::try_from(self.parts.settings.catch_up_share_bytes).unwrap_or(i64::MAX);
+                self.parts.metrics.waiting_limit_bytes.set(limit);
                 self.starved.clear();
                 (0..self.slots.len()).for_each(|stream| self.touch(stream));
             }
@@ -623,9 +660,10 @@ impl Region {
 
     fn answered(&mut self, answer: link::Answer, now: Instant) {
         let stream = answer.sent.stream;
-        match answer.result {
+        match &answer.result {
             Ok(_) => self.allowed(stream, Need::Write),
-            Err(code) => {
+            Err(refusal) => {
+                let code = refusal.code;
                 self.parts.metrics.error(error_code::describe(code));
                 let slot = &self.slots[stream];
                 // Another path that was faster says nothing about the region.
@@ -666,6 +704,9 @@ impl Region {
                 Some(denial) => self.deny(head, Need::Read, denial.to_string(), now),
                 None => self.allowed(head, Need::Read),
             }
+            let passing = error_code::UNKNOWN_TOPIC_OR_PARTITION..=error_code::NOT_LEADER_OR_FOLLOWER;
+            self.slots[head].unreadable =
+                Some(partition.error_code).filter(|code| *code > 1 && !passing.contains(code));
             match partition.error_code {
                 0 => self.deliver(partition, read.at, now),
                 error_code::OFFSET_OUT_OF_RANGE => {
@@ -690,7 +731,7 @@ impl Region {
     fn deliver(&mut self, read: ReadPartition, at: Instant, now: Instant) {
         let head = read.stream;
         if self.parts.settings.forward != Forward::Own {
-            for batch in crate::mirror::batch::fetched(read.records.clone(), at).map_while(Result::ok) {
+            for batch in crate::mirror::batch::fetched(read.records.clone(), read.offset, at).map_while(Result::ok) {
                 self.discover(head, &batch.header, now);
             }
         }
@@ -705,9 +746,9 @@ impl Region {
             let before = slot.stream.waiting_bytes();
             slot.stream.on_fetched(
                 read.offset,
-                crate::mirror::batch::fetched(read.records.clone(), at),
+                crate::mirror::batch::fetched(read.records.clone(), read.offset, at),
                 read.aborted.clone(),
-                read.high_watermark,
+                read.ends,
                 now,
             );
             let taken = slot.stream.waiting_bytes().saturating_sub(before);
@@ -772,7 +813,7 @@ impl Region {
                     );
                     self.parts.journal.stream(Kind::StreamIncident, name, topic, partition, &message);
                 }
-                slot.stream.on_scanned(found);
+                slot.stream.on_scanned(found, out_of_row > 0);
             }
             // Another path may have begun a new incarnation.
             Scanned::Unproven(_) if slot.head.is_some() => slot.stream.lose_row(now),
@@ -835,4 +876,9 @@ impl Region {
         }
         self.touch(stream);
     }
+}
+
+/// The time, milliseconds since 1970.
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

@@ -45,6 +45,7 @@ impl Region {
             self.parts.journal.stream(Kind::RecordsDiverged, &self.parts.settings.name, topic, partition, &message);
         }
         self.parts.metrics.renumbered_batches.inc_by(std::mem::take(&mut slot.stream.renumbered_batches));
+        self.parts.metrics.converted_records.inc_by(std::mem::take(&mut slot.stream.converted_records));
         slot.stream.leave_draining(now);
         if let Some(incident) = slot.stream.incident.take() {
             tracing::error!(region = %self.parts.settings.name, topic = %slot.stream.topic,
@@ -66,6 +67,11 @@ impl Region {
         }
         if slot.stream.wants_epoch_check().is_some() && slot.is_active() {
             self.epochs_wanted.insert(stream);
+        }
+        if slot.stream.is_waiting() && slot.is_active() {
+            self.held_back.insert(stream);
+        } else {
+            self.held_back.remove(&stream);
         }
         if slot.stream.needs_ticks() && slot.is_active() {
             self.ticking.insert(stream);
@@ -145,8 +151,8 @@ impl Region {
         let throttle = (mode == Mode::CatchUp).then(|| self.parts.throttles.catch_up.clone());
         self.jobs.spawn(reader::run(
             self.parts.local.clone(),
-            node_id,
-            mode,
+            (node_id, mode),
+            self.parts.settings.catch_up_share_bytes,
             wishes.clone(),
             throttle,
             self.events.clone(),

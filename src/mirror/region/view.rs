@@ -38,7 +38,14 @@ impl Region {
             _ if link_failed => (State::Unreachable, self.unreachable.clone()),
             Phase::Sending { .. } | Phase::Replaying(_) => {
                 if slot.stream.behind_for(now) > CATCHING_UP {
-                    (State::CatchingUp, None)
+                    let unreadable = slot.unreadable.map(|code| {
+                        format!(
+                            "the local log can't be read: {}; see the local broker's log, and allow diffluent's principal to read the \
+                             topic (kafka-acls --operation Read)",
+                            error_code::describe(code)
+                        )
+                    });
+                    (State::CatchingUp, unreadable.or_else(|| slot.stream.waits_for(now, now_ms())))
                 } else {
                     (State::Mirroring, None)
                 }
@@ -52,7 +59,9 @@ impl Region {
                 (State::Stalled, Some(reason))
             }
             _ if slot.node_id < 0 => (State::Unreachable, Some("the partition has no leader in the region".into())),
-            Phase::Draining(_) | Phase::Locating { .. } | Phase::Committing => (State::Starting, None),
+            Phase::Draining(_) | Phase::Locating { .. } | Phase::Renaming { .. } | Phase::Committing => {
+                (State::Starting, None)
+            }
         }
     }
 
@@ -97,7 +106,7 @@ impl Region {
     }
 
     pub(super) fn lag(&mut self, now: Instant) -> RegionLag {
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+        let now_ms = now_ms();
         let mut topics: BTreeMap<Arc<str>, TopicLag> = BTreeMap::new();
         for stream in 0..self.slots.len() {
             if self.slots[stream].gone || !self.slots[stream].shown {

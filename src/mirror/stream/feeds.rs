@@ -1,6 +1,7 @@
 //! The two feeds, capture and catch-up: which batch is next, known, or ahead, by offsets alone.
 
 use super::*;
+use crate::mirror::batch::Fetched;
 
 impl Stream {
     /// A session has seen the local broker `node_id` acknowledge this batch. `verified` says that the session's connection was open when that broker
@@ -20,6 +21,10 @@ impl Stream {
         }
         if !matches!(self.phase, Phase::Sending { .. }) || self.unverified_epoch().is_some() {
             return Taken::Refused;
+        }
+        if !self.source.keeps_epochs {
+            self.note_behind(now);
+            return Taken::OldFormat;
         }
         if node_id != self.source.leader || !verified {
             self.note_behind(now);
@@ -57,22 +62,23 @@ impl Stream {
     pub fn on_fetched(
         &mut self,
         from: i64,
-        batches: impl Iterator<Item = Result<Batch, crate::wire::batch::BatchError>>,
+        mut batches: Fetched,
         aborted: Vec<(i64, i64)>,
-        high_watermark: i64,
+        ends: LogEnds,
         now: Instant,
     ) {
+        let LogEnds { high_watermark, last_stable } = ends;
         self.source.end = self.source.end.max(high_watermark);
         let takes =
             matches!(self.phase, Phase::Sending { .. } | Phase::Replaying(_)) && self.unverified_epoch().is_none();
-        let mut batches = batches.peekable();
-        if let Some(Ok(first)) = batches.peek()
+        let mut next = batches.next_batch(self.records_max());
+        if let Some(Ok(first)) = &next
             && from == self.position.source_offset
         {
             self.oldest = Some((from, first.header.base_timestamp));
         }
         if self.suspicious_offset() == Some(from) {
-            if let Some(Ok(first)) = batches.peek() {
+            if let Some(Ok(first)) = &next {
                 self.judge(Some(&first.header));
             }
             return;
@@ -83,18 +89,26 @@ impl Stream {
         let before = self.next_offset;
         let mut aborted = Aborted::new(aborted);
         let mut seen = false;
-        for batch in batches {
+        while let Some(batch) = next.take() {
             seen = true;
             let batch = match batch {
                 Ok(batch) => batch,
                 Err(error) => {
-                    let reason = format!("at source offset {}: {error}; diffluent can't mirror it", self.next_offset);
-                    return self.obstructed(reason, None);
+                    let offset = self.next_offset;
+                    let reason = format!("at source offset {offset}: {error}; diffluent can't mirror it");
+                    let obstacle = error.next_offset().filter(|next| *next > offset).map(|next_offset| Obstacle {
+                        offset,
+                        next_offset,
+                        records: u64::try_from(next_offset - offset).unwrap_or(0),
+                    });
+                    let what_else = if obstacle.is_some() { "; step over it with diffluent skip" } else { "" };
+                    return self.obstructed(reason + what_else, obstacle);
                 }
             };
             let source = batch.header;
             let skip = aborted.passes_over(&source);
             if source.next_offset() <= self.next_offset {
+                next = batches.next_batch(self.records_max());
                 continue;
             }
             let holes = !skip && source.has_holes();
@@ -115,18 +129,32 @@ impl Stream {
                     return self.obstructed(reason, Some(obstacle));
                 }
             }
+            self.converted_records += batches.take_converted_records();
             if !matches!(self.phase, Phase::Sending { .. } | Phase::Replaying(_)) {
                 return;
             }
+            next = batches.next_batch(self.records_max());
         }
         if self.next_offset > before {
             self.captured_since = None;
             self.blocked_at = None;
+            self.waiting = None;
         } else if !seen && from == self.next_offset {
             self.blocked_at = Some(from);
+            self.note_waiting(last_stable, now);
         }
         self.take_in_held(now);
         self.note_behind(now);
+    }
+
+    /// How many messages of an old format may become one batch: where a batch is to be the same as one before, as many as that had.
+    fn records_max(&self) -> i32 {
+        if self.suspicion.is_some() {
+            return self.last_known().map_or(1, |taken| taken.record_count);
+        }
+        let Phase::Replaying(found) = self.phase else { return i32::MAX };
+        let left = sequence_after(found.next_sequence, -i64::from(self.next_sequence));
+        i32::try_from(found.fingerprint.records_max(i64::from(left))).unwrap_or(i32::MAX)
     }
 
     /// What comes next can't be mirrored: the stream stalls, once everything before it is in the region.
@@ -204,6 +232,9 @@ impl Stream {
             self.position.region_leader_epoch = found.region_leader_epoch;
             self.next_sequence = sequence_next;
             self.phase = Phase::Sending { primed: false };
+            if std::mem::take(&mut self.row_is_broken) {
+                self.begin_incarnation(next);
+            }
             return;
         }
         // More than half of the sequence space left means that the batch reaches behind what was found.
@@ -221,6 +252,7 @@ impl Stream {
     pub(super) fn captured_next(&mut self, now: Instant) {
         let since = *self.captured_since.get_or_insert(now);
         self.blocked_at = None;
+        self.waiting = None;
         if self.tailing && now.duration_since(since) >= self.proof {
             self.tailing = false;
             self.left_tail_at = Some(now);
@@ -270,7 +302,7 @@ impl Stream {
     /// Whether [`Stream::on_tick`] has something to wait for.
     pub fn needs_ticks(&self) -> bool {
         (self.behind_since.is_some() && !(self.catching_up && self.held.is_empty()))
-            || matches!(self.phase, Phase::Stalled { .. } | Phase::Locating { .. })
+            || matches!(self.phase, Phase::Stalled { .. } | Phase::Locating { .. } | Phase::Renaming { .. })
     }
 
     /// What the stream wants to read from the local log.

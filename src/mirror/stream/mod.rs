@@ -36,6 +36,7 @@ mod sending;
 mod source_epochs;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -48,6 +49,8 @@ use crate::mirror::batch::{Batch, Fingerprint};
 use crate::mirror::committed::{Aborted, Origin};
 use crate::mirror::progress::Position;
 use crate::wire::batch::{BatchHeader, Identity, sequence_after};
+
+pub use waiting::{ASK_AFTER, Waiting};
 
 /// How long a gap in front of captured batches, or a log that is longer than what was captured, may stay before the log is read: sessions overtake
 /// each other, and the log's end may be told before the answer to the batch there has come through a busy session. A stream on
@@ -84,6 +87,11 @@ pub enum Phase {
     },
     /// What the search found is stepped over in the source.
     Replaying(Found),
+    /// The region's broker refuses the producer id: it must hand one out.
+    Renaming {
+        /// Not before.
+        at: Instant,
+    },
     /// A new incarnation: the position must be committed before anything is sent.
     Committing,
     /// Batches are sent; one at a time until `primed`.
@@ -118,6 +126,8 @@ pub enum After {
     /// An operator wants a new incarnation at an earlier source offset. From the region's log end (offset and leader epoch, where known) on its log is
     /// searched from then on.
     Rewind(i64, Option<(i64, i32)>),
+    /// Write under a producer id that the region hands out.
+    Rename,
     /// Stall with a reason, and with the batch that is in the way, if it is one.
     Stall(String, Option<Obstacle>),
 }
@@ -196,6 +206,18 @@ pub struct SourceView {
     pub leader_epoch: i32,
     /// The log's end (high watermark).
     pub end: i64,
+    /// Whether the log knows leader epochs, as far as was asked. One in a message format older than v2 does not, and does not hold what was produced as
+    /// it was.
+    pub keeps_epochs: bool,
+}
+
+/// How far a log goes, as a Fetch told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogEnds {
+    /// What is committed by its replicas ends here.
+    pub high_watermark: i64,
+    /// What is committed by its producers too: the first open transaction begins here.
+    pub last_stable: i64,
 }
 
 /// What happened to a captured batch.
@@ -207,6 +229,8 @@ pub enum Taken {
     Known,
     /// The connection it came by has not been verified against the leader's epoch.
     Unverified,
+    /// The log may hold it in another message format.
+    OldFormat,
     /// The stream can't use it now: it will be read from the log.
     Refused,
 }
@@ -299,6 +323,8 @@ pub struct Stream {
     blocked_at: Option<i64>,
     /// What the log holds here can't be mirrored, or is gone: everything before it is sent first, then that is looked at again.
     waits_at: Option<i64>,
+    /// The open transaction that holds back what comes next.
+    waiting: Option<Waiting>,
     /// Whether the stream stays on the long-poll.
     tailing: bool,
     captured_since: Option<Instant>,
@@ -315,10 +341,14 @@ pub struct Stream {
     adopted_epoch: Option<i16>,
     /// The first batch of such a stream, for which the region's row was looked for last.
     first: Option<BatchHeader>,
+    /// Behind the row of batches that is stepped over lie others of this incarnation: a new one must follow.
+    row_is_broken: bool,
     /// Records that the region holds and the source has lost, until somebody was told.
     diverged_records: u64,
     /// Batches that were renumbered because compaction had made holes into them, until somebody was told.
     pub renumbered_batches: u64,
+    /// Records that were converted from a message format older than v2, until somebody was told.
+    pub converted_records: u64,
     /// Failures without an acknowledgement in between: each one doubles the wait.
     failures: u32,
     /// Whether the position is known.
@@ -339,6 +369,7 @@ impl Stream {
             region_offset: 0,
             region_leader_epoch: -1,
             topic_id: uuid::Uuid::nil(),
+            handed_out_id: None,
             toll: Default::default(),
         };
         Self {
@@ -350,7 +381,7 @@ impl Stream {
             phase: Phase::Starting,
             position,
             committed: None,
-            source: SourceView { leader: -1, leader_epoch: -1, end: 0 },
+            source: SourceView { leader: -1, leader_epoch: -1, end: 0, keeps_epochs: false },
             next_offset: 0,
             next_sequence: 0,
             ready: VecDeque::new(),
@@ -366,6 +397,7 @@ impl Stream {
             catching_up: false,
             blocked_at: None,
             waits_at: None,
+            waiting: None,
             tailing: true,
             captured_since: None,
             proof: Duration::ZERO,
@@ -376,8 +408,10 @@ impl Stream {
             doubt: None,
             adopted_epoch: None,
             first: None,
+            row_is_broken: false,
             diverged_records: 0,
             renumbered_batches: 0,
+            converted_records: 0,
             failures: 0,
             positioned: false,
             blocked: None,
@@ -416,9 +450,9 @@ impl Stream {
         self.origin
     }
 
-    /// The reserved producer id that the stream writes with.
+    /// The producer id that the stream writes with: its reserved one, or one that the region has handed out.
     pub fn producer_id(&self) -> i64 {
-        self.producer_id
+        self.position.handed_out_id.unwrap_or(self.producer_id)
     }
 
     /// Everything before this is in the region.

@@ -8,18 +8,45 @@ impl Stream {
         matches!(self.phase, Phase::Locating { at } if at <= now)
     }
 
-    /// The search is over: with the last batch of this incarnation in an unbroken row, or with none.
-    pub fn on_scanned(&mut self, found: Option<Found>) {
+    /// The search is over: with the last batch of this incarnation in an unbroken row, or with none. `out_of_row` says that others of its batches lie there,
+    /// no part of that row: their broker goes on from them, so what follows the row can only be sent in a new incarnation.
+    pub fn on_scanned(&mut self, found: Option<Found>, out_of_row: bool) {
         if !matches!(self.phase, Phase::Locating { .. }) {
             return;
         }
         self.rewind();
-        self.phase = match found {
-            Some(found) if found.next_sequence != self.position.sequence => Phase::Replaying(found),
-            _ => Phase::Sending { primed: false },
-        };
+        match found {
+            Some(found) if found.next_sequence != self.position.sequence => {
+                self.phase = Phase::Replaying(found);
+                self.row_is_broken = out_of_row && self.origin == Origin::Here;
+            }
+            _ if out_of_row && self.origin == Origin::Here => self.begin_incarnation(self.position.source_offset),
+            _ => self.phase = Phase::Sending { primed: false },
+        }
         // What is between the position and the log's end is read at once.
         self.catching_up = self.next_offset < self.source.end;
+    }
+
+    /// Whether the region should be asked for a producer id now.
+    pub fn wants_id(&self, now: Instant) -> bool {
+        matches!(self.phase, Phase::Renaming { at } if at <= now)
+    }
+
+    /// The region has handed out a producer id: an incarnation begins under it.
+    pub fn on_handed_out(&mut self, producer_id: i64) {
+        if matches!(self.phase, Phase::Renaming { .. }) {
+            self.position.handed_out_id = Some(producer_id);
+            // The first epoch is 0.
+            self.position.producer_epoch = -1;
+            self.begin_incarnation(self.position.source_offset);
+        }
+    }
+
+    /// The region could not hand one out.
+    pub fn on_none_handed_out(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Renaming { .. }) {
+            self.phase = Phase::Renaming { at: now + self.next_wait() };
+        }
     }
 
     /// Looks progress and topics up again, as at the start.

@@ -69,6 +69,7 @@ impl World {
             region_offset: 0,
             region_leader_epoch: -1,
             topic_id: uuid::Uuid::nil(),
+            handed_out_id: None,
             toll: Default::default(),
         };
         Self {
@@ -212,7 +213,7 @@ impl World {
             });
         let newer = held.iter().any(|held| held.epoch > position.producer_epoch);
         if proven && !newer {
-            self.stream.on_scanned(self.broker.scan(&position));
+            self.stream.on_scanned(self.broker.scan(&position), false);
         } else {
             self.stream.lose_row(self.now);
         }
@@ -225,7 +226,9 @@ impl World {
                 let bytes = self.captured.remove(at);
                 self.stream.on_captured(read(&bytes, Feed::Capture, self.now), 1, true, self.now);
             }
-            2 => self.stream.on_source(SourceView { leader: 1, leader_epoch: 0, end: self.end }, self.now),
+            2 => self
+                .stream
+                .on_source(SourceView { leader: 1, leader_epoch: 0, end: self.end, keeps_epochs: true }, self.now),
             3 => self.fetch(),
             4 | 5 => {
                 if let Some(outgoing) = self.stream.next_batch() {
@@ -240,7 +243,7 @@ impl World {
             }
             8 => {
                 if let Some((token, answer)) = self.answers.pop_front() {
-                    self.stream.on_answer(token, answer, 0, self.now);
+                    self.stream.on_answer(token, answer.map_err(Into::into), 0, self.now);
                 }
             }
             9 => {
@@ -296,7 +299,13 @@ impl World {
             .unwrap_or(self.source.len());
         let take = if want.why == FetchWhy::Peek { 1 } else { batches };
         let records: Vec<u8> = self.source[from..].iter().take(take).flat_map(|bytes| bytes.to_vec()).collect();
-        self.stream.on_fetched(want.offset, fetched(Bytes::from(records), self.now), Vec::new(), self.end, self.now);
+        self.stream.on_fetched(
+            want.offset,
+            fetched(Bytes::from(records), want.offset, self.now),
+            Vec::new(),
+            super::tests::ends(self.end),
+            self.now,
+        );
     }
 
     fn run(&mut self) {

@@ -1,6 +1,7 @@
 //! Batches go out in order, answers come back and move the position; a failure drains the stream first.
 
 use super::*;
+use crate::client::error_code::Refusal;
 
 impl Stream {
     /// Whether [`Stream::next_batch`] would give one.
@@ -22,7 +23,7 @@ impl Stream {
         self.ready_bytes -= batch.len();
         let header = &batch.header;
         let identity = Identity {
-            producer_id: self.producer_id,
+            producer_id: self.producer_id(),
             producer_epoch: self.adopted_epoch.unwrap_or(self.position.producer_epoch),
             base_sequence: self.next_sequence,
         };
@@ -56,12 +57,12 @@ impl Stream {
         Some(Outgoing { batch, identity, token, barrier })
     }
 
-    /// The region's broker has answered for a batch: that it has it, or with an error code. `leader_epoch` is the epoch under
+    /// The region's broker has answered for a batch: that it has it, or why it did not take it. `leader_epoch` is the epoch under
     /// which it was sent.
     pub fn on_answer(
         &mut self,
         token: u64,
-        answer: Result<Appended, i16>,
+        answer: Result<Appended, Refusal>,
         leader_epoch: i32,
         now: Instant,
     ) -> Option<Acknowledged> {
@@ -82,8 +83,8 @@ impl Stream {
             }
             // Late good news: the search will find it.
             Ok(_) => None,
-            Err(code) => {
-                self.failed(at, code);
+            Err(refusal) => {
+                self.failed(at, &refusal);
                 None
             }
         };
@@ -117,19 +118,18 @@ impl Stream {
     }
 
     /// The batch in flight at index `at` has failed.
-    pub(super) fn failed(&mut self, at: usize, code: i16) {
+    pub(super) fn failed(&mut self, at: usize, refusal: &Refusal) {
         if let Phase::Draining(_) = self.phase {
             return;
         }
-        match error_code::produce_fault(code) {
+        match error_code::produce_fault(refusal.code) {
             // What is before it must be known to be in the region first: it comes again, alone.
             ProduceFault::Refused(_) if at > 0 => self.drain(After::Locate),
             ProduceFault::Refused(remedy) => {
                 let InFlight { base_offset: offset, source_next: next_offset, records, .. } = self.in_flight[at];
                 let reason = format!(
-                    "the region refuses the batch at source offset {offset} ({records} records): {}; {remedy}; or step over \
-                     it with diffluent skip",
-                    error_code::describe(code)
+                    "the region refuses the batch at source offset {offset} ({records} records): {refusal}; {remedy}; or step \
+                     over it with diffluent skip"
                 );
                 self.drain(After::Stall(reason, Some(Obstacle { offset, next_offset, records })));
             }
@@ -137,12 +137,20 @@ impl Stream {
             // Not the batch is in the way, so none can be stepped over.
             ProduceFault::Denied => {
                 let reason = format!(
-                    "the region does not let diffluent write: {}; grant its principal the right Write on topic {}",
-                    error_code::describe(code),
+                    "the region does not let diffluent write: {refusal}; grant its principal the right Write on topic {}",
                     self.region_topic
                 );
                 self.drain(After::Stall(reason, None));
             }
+            ProduceFault::UnknownId if self.origin != Origin::Here => {
+                let reason = format!(
+                    "the region's brokers refuse the producer id under which these records were born: {refusal}; such a region can't be \
+                     forwarded to; set forward = \"own\" for it"
+                );
+                self.drain(After::Stall(reason, None));
+            }
+            // What is before it must be known to be in the region first.
+            ProduceFault::UnknownId => self.drain(if at > 0 { After::Locate } else { After::Rename }),
             ProduceFault::Fenced => {
                 self.incident = Some(
                     "a newer incarnation of this stream has written to the region: another diffluent mirrors this partition, or \
@@ -206,6 +214,7 @@ impl Stream {
                 self.doubt = Some(Doubt::Region);
                 self.phase = Phase::Locating { at: now + self.next_wait() };
             }
+            After::Rename => self.phase = Phase::Renaming { at: now + self.next_wait() },
             After::Bump(offset) => self.begin_incarnation(offset),
             After::Diverged(end) => {
                 self.doubt = Some(Doubt::Source(end));
@@ -256,6 +265,8 @@ impl Stream {
         self.next_sequence = self.position.sequence;
         self.blocked_at = None;
         self.waits_at = None;
+        self.waiting = None;
+        self.row_is_broken = false;
     }
 
     pub(super) fn forget_waiting(&mut self) {

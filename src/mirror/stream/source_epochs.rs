@@ -43,33 +43,35 @@ impl Stream {
     /// The offset at which the last batch that was taken is looked for.
     pub(super) fn suspicious_offset(&self) -> Option<i64> {
         self.suspicion?;
-        let taken = self.last_taken.filter(|taken| taken.next_offset() == self.next_offset);
-        Some(taken.map_or(self.next_offset - 1, |taken| taken.base_offset))
+        Some(self.last_known().map_or(self.next_offset - 1, |taken| taken.base_offset))
+    }
+
+    /// The batch that ends where the feeds go on, if it is known.
+    pub(super) fn last_known(&self) -> Option<BatchHeader> {
+        self.last_taken.filter(|taken| taken.next_offset() == self.next_offset)
     }
 
     /// The log was read at the suspicious offset: this is what it holds there; `None` if the offset is not in the log.
     pub(super) fn judge(&mut self, held: Option<&BatchHeader>) {
         let Some(suspicion) = self.suspicion.take() else { return };
-        let same =
-            held.is_some_and(|held| match self.last_taken.filter(|taken| taken.next_offset() == self.next_offset) {
-                // Neither codec nor checksum: a broker may have compressed anew.
-                Some(taken) => {
-                    let what = |header: &BatchHeader| {
-                        let BatchHeader {
-                            base_offset,
-                            last_offset_delta,
-                            base_timestamp,
-                            max_timestamp,
-                            record_count,
-                            ..
-                        } = *header;
-                        (base_offset, last_offset_delta, base_timestamp, max_timestamp, record_count)
-                    };
-                    what(&taken) == what(held)
-                }
-                // After a restart only the place is known at which a batch must end.
-                None => held.next_offset() == self.next_offset,
-            });
+        let same = held.is_some_and(|held| match self.last_known() {
+            // Of messages of an old format the Fetch may have given fewer than were put together then.
+            Some(taken) if held.leader_epoch < 0 && held.record_count < taken.record_count => {
+                (taken.base_offset, taken.base_timestamp) == (held.base_offset, held.base_timestamp)
+            }
+            // Neither codec nor checksum: a broker may have compressed anew.
+            Some(taken) => {
+                let what = |header: &BatchHeader| {
+                    let BatchHeader {
+                        base_offset, last_offset_delta, base_timestamp, max_timestamp, record_count, ..
+                    } = *header;
+                    (base_offset, last_offset_delta, base_timestamp, max_timestamp, record_count)
+                };
+                what(&taken) == what(held)
+            }
+            // After a restart only the place is known at which a batch must end.
+            None => held.next_offset() == self.next_offset,
+        });
         self.position.source_leader_epoch = suspicion.leader_epoch;
         if same {
             return;
@@ -83,11 +85,16 @@ impl Stream {
         }
         if self.origin != Origin::Here {
             // Whoever brought these records here brings them again, if there still are any: the region's row tells.
-            self.position.source_offset = self.position.source_offset.min(suspicion.end);
+            if suspicion.end >= 0 {
+                self.position.source_offset = self.position.source_offset.min(suspicion.end);
+            }
             self.drain(if self.position.producer_epoch < 0 { After::Locate } else { After::Rejoin });
             return;
         }
-        if self.in_flight.is_empty() {
+        if suspicion.end < 0 {
+            // The log knows no epochs: where it was cut, both logs together must tell.
+            self.drain(After::Diverged(i64::MAX));
+        } else if self.in_flight.is_empty() {
             self.note_diverged(u64::try_from(sent_to - suspicion.end).unwrap_or(0));
             self.drain(After::Bump(suspicion.end));
         } else {

@@ -10,13 +10,16 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::{Appended, FetchWhy, Found, Outgoing, Phase, SourceView, Stream};
+use super::{ASK_AFTER, Appended, FetchWhy, Found, LogEnds, Outgoing, Phase, SourceView, Stream};
 use crate::client::error_code;
+use crate::fuzzing::records::message;
 use crate::mirror::batch::tests::{CLIENT, bytes_of};
 use crate::mirror::batch::{Batch, Feed, Fingerprint, fetched};
 use crate::mirror::committed::Origin;
 use crate::mirror::progress::Position;
-use crate::wire::batch::{BatchError, Identity, sequence_after};
+use crate::mirror::transactions::OpenTransaction;
+use crate::wire::batch::{BatchHeader, Identity, sequence_after};
+use crate::wire::records::Records;
 
 const SEEDS: u64 = 3_000;
 const STEPS: usize = 400;
@@ -126,6 +129,8 @@ struct World {
     /// The source's batches, and where the log ends.
     source: Vec<Bytes>,
     end: i64,
+    /// Whether the source's log holds single messages of format v1, to be put together as they are read.
+    old_format: bool,
     /// Where each of the source's leader epochs began.
     epochs: Vec<i64>,
     /// Captured batches that have not reached the stream yet.
@@ -148,6 +153,10 @@ fn new_stream(position: Position, now: Instant, never_wrote: bool) -> Stream {
     stream
 }
 
+pub(super) fn ends(end: i64) -> LogEnds {
+    LogEnds { high_watermark: end, last_stable: end }
+}
+
 pub(super) fn read(bytes: &Bytes, feed: Feed, now: Instant) -> Batch {
     Batch::new(SmallVec::from_iter([bytes.clone()]), feed, now).expect("a batch of the model")
 }
@@ -164,6 +173,7 @@ impl World {
             region_offset: 0,
             region_leader_epoch: 0,
             topic_id: uuid::Uuid::nil(),
+            handed_out_id: None,
             toll: Default::default(),
         };
         Self {
@@ -171,6 +181,7 @@ impl World {
             now,
             source: Vec::new(),
             end: 0,
+            old_format: seed.is_multiple_of(4),
             epochs: vec![0],
             captured: Vec::new(),
             stream: new_stream(committed, now, true),
@@ -185,6 +196,12 @@ impl World {
     }
 
     fn append_to_source(&mut self) {
+        if self.old_format {
+            let offset = self.end + i64::from(self.dice.one_in(10));
+            self.end = offset + 1;
+            self.source.push(message(1, offset, 0, 1_000 + offset, None, Some(&offset.to_be_bytes())).into());
+            return;
+        }
         let count = 1 + self.dice.below(4) as i32;
         let fill = 10 + self.dice.below(40) as usize;
         let bytes = match self.dice.below(12) {
@@ -251,10 +268,12 @@ impl World {
                 }
             }
             2 => {
-                let view = SourceView { leader: 1, leader_epoch: self.epochs.len() as i32 - 1, end: self.end };
+                let leader_epoch = self.epochs.len() as i32 - 1;
+                let view = SourceView { leader: 1, leader_epoch, end: self.end, keeps_epochs: !self.old_format };
                 self.stream.on_source(view, self.now);
                 if let Some(epoch) = self.stream.wants_epoch_check() {
-                    self.stream.on_epoch_end(epoch, self.epochs[epoch as usize + 1]);
+                    let end = if self.old_format { -1 } else { self.epochs[epoch as usize + 1] };
+                    self.stream.on_epoch_end(epoch, end);
                 }
             }
             3 => self.fetch(),
@@ -271,14 +290,14 @@ impl World {
             }
             8 => {
                 if let Some((token, answer)) = self.answers.pop_front() {
-                    self.stream.on_answer(token, answer, 0, self.now);
+                    self.stream.on_answer(token, answer.map_err(Into::into), 0, self.now);
                 }
             }
             9 => {
                 self.now += Duration::from_millis(self.dice.below(40));
                 self.stream.on_tick(self.now);
                 if self.stream.wants_scan(self.now) {
-                    self.stream.on_scanned(self.broker.scan(&self.stream.position()));
+                    self.stream.on_scanned(self.broker.scan(&self.stream.position()), false);
                 }
             }
             10 => {
@@ -330,18 +349,27 @@ impl World {
         let want = if self.paused { self.stream.wants_peek() } else { self.stream.wants_fetch() };
         let Some(want) = want else { return };
         let batches = 1 + self.dice.below(5) as usize;
-        let from = self
-            .source
-            .iter()
-            .position(|bytes| read(bytes, Feed::CatchUp, self.now).header.next_offset() > want.offset)
-            .unwrap_or(self.source.len());
+        let next_offset = |bytes: &Bytes| match self.old_format {
+            true => i64::from_be_bytes(*bytes.first_chunk().expect("an offset")) + 1,
+            false => read(bytes, Feed::CatchUp, self.now).header.next_offset(),
+        };
+        let from = self.source.iter().position(|bytes| next_offset(bytes) > want.offset).unwrap_or(self.source.len());
         let take = if want.why == FetchWhy::Peek { 1 } else { batches };
         let records: Vec<u8> = self.source[from..].iter().take(take).flat_map(|bytes| bytes.to_vec()).collect();
-        self.stream.on_fetched(want.offset, fetched(Bytes::from(records), self.now), Vec::new(), self.end, self.now);
+        self.stream.on_fetched(
+            want.offset,
+            fetched(Bytes::from(records), want.offset, self.now),
+            Vec::new(),
+            self.end,
+            self.now,
+        );
     }
 
     /// What the region must hold, record by record.
     fn expected(&self) -> Vec<Vec<u8>> {
+        if self.old_format {
+            return self.source.iter().map(|bytes| bytes[..8].to_vec()).collect();
+        }
         self.source
             .iter()
             .map(|bytes| read(bytes, Feed::CatchUp, self.now))
@@ -353,8 +381,16 @@ impl World {
 
     fn run(&mut self) {
         self.run_until_at_rest();
-        let held: Vec<Vec<u8>> = self.broker.log.iter().map(|batch| batch.records.clone()).collect();
+        let held: Vec<Vec<u8>> = match self.old_format {
+            true => self.broker.log.iter().flat_map(values).collect(),
+            false => self.broker.log.iter().map(|batch| batch.records.clone()).collect(),
+        };
+        let at = self.stream.position();
         assert_eq!(held, self.expected());
+        assert!(matches!(self.stream.phase(), Phase::Sending { .. }), "{:?}", self.stream.phase());
+        if self.old_format {
+            return;
+        }
         let refused = |batch: &Batch| self.broker.refused.contains(&batch.header.base_offset);
         let skipped: u64 = (self.source.iter().map(|bytes| read(bytes, Feed::CatchUp, self.now)))
             .filter(refused)
@@ -370,6 +406,8 @@ impl World {
     /// With an operator who rewinds: each incarnation is an unbroken part of the source, none begins behind what was there before, and all is there.
     fn run_with_rewinds(&mut self) {
         self.rewinds = true;
+        // Batches are compared one by one, and messages of an old format are put together anew by each rewind.
+        self.old_format = false;
         self.run_until_at_rest();
         let expected = self.expected();
         let mut covered = 0;
@@ -402,6 +440,21 @@ impl World {
     }
 }
 
+/// The values of a converted batch's records.
+fn values(batch: &Appended) -> Vec<Vec<u8>> {
+    let mut values = Vec::new();
+    let header = BatchHeader {
+        record_count: batch.count,
+        last_offset_delta: batch.count - 1,
+        ..read(&bytes_of(0, 1, 1, 0, CLIENT), Feed::CatchUp, Instant::now()).header
+    };
+    let mut records = Records::new(header, &batch.records).expect("not compressed");
+    while let Some(record) = records.next_record().expect("a record") {
+        values.push(record.value.expect("a value").to_vec());
+    }
+    values
+}
+
 #[test]
 fn under_any_mix_of_faults_the_region_gets_every_record_once_and_in_order() {
     for_each_seed(World::run);
@@ -429,9 +482,9 @@ fn for_each_seed(run: fn(&mut World)) {
 /// A stream that is sending, with a source log of two batches (offsets 0 to 4) that it has read.
 fn with_two_read(now: Instant, end: i64) -> Stream {
     let mut world = World::new(1);
-    world.stream.on_source(SourceView { leader: 1, leader_epoch: 0, end }, now);
+    world.stream.on_source(SourceView { leader: 1, leader_epoch: 0, end, keeps_epochs: true }, now);
     let log = [bytes_of(0, 2, 20, 0, CLIENT), bytes_of(2, 3, 20, 0, CLIENT)].concat();
-    world.stream.on_fetched(0, fetched(Bytes::from(log), now), Vec::new(), end, now);
+    world.stream.on_fetched(0, fetched(Bytes::from(log), 0, now), Vec::new(), ends(end), now);
     world.stream
 }
 
@@ -447,14 +500,19 @@ fn send_one(stream: &mut Stream, now: Instant) {
 fn everything_before_a_batch_that_cannot_be_mirrored_is_sent_before_the_stream_stalls() {
     let now = Instant::now();
     let mut stream = with_two_read(now, 9);
-    let unreadable = || std::iter::once(Err(BatchError::OldFormat(1)));
-    stream.on_fetched(5, unreadable(), Vec::new(), 9, now);
+    let unreadable = || {
+        let mut bytes = bytes_of(5, 1, 20, 0, CLIENT).to_vec();
+        // A message format that there is not.
+        bytes[16] = 9;
+        fetched(Bytes::from(bytes), 5, now)
+    };
+    stream.on_fetched(5, unreadable(), Vec::new(), ends(9), now);
     assert_eq!(stream.wants_fetch(), None, "the log is not read again and again meanwhile");
     send_one(&mut stream, now);
     send_one(&mut stream, now);
     assert_eq!(stream.position().source_offset, 5);
     assert_eq!(stream.wants_fetch().map(|want| want.offset), Some(5));
-    stream.on_fetched(5, unreadable(), Vec::new(), 9, now);
+    stream.on_fetched(5, unreadable(), Vec::new(), ends(9), now);
     stream.leave_draining(now);
     assert!(matches!(stream.phase(), Phase::Stalled { .. }), "{:?}", stream.phase());
 }
@@ -472,4 +530,33 @@ fn offsets_that_retention_took_are_counted_once_and_only_after_everything_before
     assert_eq!((at.source_offset, at.sequence, at.producer_epoch, at.toll.lost_records), (20, 0, 1, 15));
     assert_eq!(stream.on_source_lost(20), None, "once");
     assert_eq!(stream.phase(), &Phase::Committing, "the new incarnation is committed before its first batch");
+}
+
+#[test]
+fn a_stream_that_waits_for_an_open_transaction_says_so_until_it_goes_on() {
+    let now = Instant::now();
+    let mut stream = with_two_read(now, 9);
+    send_one(&mut stream, now);
+    send_one(&mut stream, now);
+    let nothing = || fetched(Bytes::new(), 5, now);
+    let held_back = LogEnds { high_watermark: 9, last_stable: 5 };
+    stream.on_fetched(5, nothing(), Vec::new(), held_back, now);
+    assert!(stream.is_waiting() && stream.waits_for(now, 0).is_none(), "most transactions are short");
+    let later = now + ASK_AFTER;
+    assert!(stream.wants_transaction(later));
+    let transaction = OpenTransaction { producer_id: 7, producer_epoch: 2, start_offset: 5, last_timestamp: 1_000 };
+    stream.on_transaction(Some(transaction));
+    stream.on_fetched(5, nothing(), Vec::new(), held_back, later);
+    let words = stream.waits_for(later, 61_000).expect("words");
+    for part in ["producer id 7 (epoch 2, which last wrote 60 s ago)", "offset 5", "--start-offset 5", "log's end 9"] {
+        assert!(words.contains(part), "{part:?} is not in {words:?}");
+    }
+    let (what, remedy) = words.split_once("; ").expect("a reason and a remedy");
+    assert!(what.contains("open transaction") && remedy.contains("kafka-transactions abort"));
+    assert_eq!(stream.tells_of_transaction(later, 0), None);
+    let long = now + super::waiting::TELL_AFTER;
+    assert!(stream.tells_of_transaction(long, 0).is_some() && stream.tells_of_transaction(long, 0).is_none(), "once");
+    let log = bytes_of(5, 4, 20, 0, CLIENT);
+    stream.on_fetched(5, fetched(log, 5, long), Vec::new(), ends(9), long);
+    assert!(!stream.is_waiting() && stream.waits_for(long, 0).is_none());
 }

@@ -8,16 +8,19 @@ use anyhow::{Context, Result, bail};
 use kafka_protocol::messages::alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic};
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use kafka_protocol::messages::{
-    AlterPartitionReassignmentsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
-    ElectLeadersRequest, IncrementalAlterConfigsRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse,
-    TopicName,
+    AlterPartitionReassignmentsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest, DescribeConfigsRequest, DescribeProducersRequest, ElectLeadersRequest,
+    IncrementalAlterConfigsRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, TopicName,
 };
 use kafka_protocol::protocol::Request;
 use kafka_protocol::protocol::StrBytes;
@@ -195,6 +198,64 @@ impl Admin {
             }
         }
         Ok(())
+    }
+
+    /// Removes the records of a partition below `before`, as retention does.
+    ///
+    /// # Errors
+    /// When the partition's leader refuses.
+    pub async fn delete_records(&self, topic: &str, partition: i32, before: i64) -> Result<()> {
+        let asked = DeleteRecordsPartition::default().with_partition_index(partition).with_offset(before);
+        let asked = DeleteRecordsTopic::default().with_name(name(topic)).with_partitions(vec![asked]);
+        let request = DeleteRecordsRequest::default().with_topics(vec![asked]).with_timeout_ms(TIMEOUT_MS);
+        let mut call = self.call_leader(topic, partition).await?;
+        for result in call.call(&request, 2).await?.topics.iter().flat_map(|topic| &topic.partitions) {
+            if result.error_code != NONE {
+                bail!("cannot delete records of {topic}: error {}", result.error_code);
+            }
+        }
+        Ok(())
+    }
+
+    /// A connection to a partition's leader.
+    ///
+    /// # Errors
+    /// When there is no such partition or no leader.
+    pub async fn call_leader(&self, topic: &str, partition: i32) -> Result<Call> {
+        let leader = self.leader(topic, partition).await?;
+        let metadata = self.metadata(&[]).await?;
+        let broker = metadata.brokers.iter().find(|broker| broker.node_id.0 == leader).context("an unknown leader")?;
+        Call::connect(&format!("{}:{}", broker.host, broker.port)).await
+    }
+
+    /// How many producers the leader of a partition remembers.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub async fn producers(&self, topic: &str, partition: i32) -> Result<usize> {
+        let asked = TopicRequest::default().with_name(name(topic)).with_partition_indexes(vec![partition]);
+        let request = DescribeProducersRequest::default().with_topics(vec![asked]);
+        let answer = self.call_leader(topic, partition).await?.call(&request, 0).await?;
+        let found = answer.topics.iter().flat_map(|topic| &topic.partitions).next().context("no answer")?;
+        if found.error_code != NONE {
+            bail!("the producers of {topic} {partition} are not told: error {}", found.error_code);
+        }
+        Ok(found.active_producers.len())
+    }
+
+    /// A topic's setting, whoever set it.
+    ///
+    /// # Errors
+    /// When the cluster refuses, or knows no such setting.
+    pub async fn topic_config(&self, topic: &str, key: &str) -> Result<String> {
+        const RESOURCE_TOPIC: i8 = 2;
+        let resource = DescribeConfigsResource::default()
+            .with_resource_type(RESOURCE_TOPIC)
+            .with_resource_name(str_bytes(topic))
+            .with_configuration_keys(Some(vec![str_bytes(key)]));
+        let answer = self.call(&DescribeConfigsRequest::default().with_resources(vec![resource]), 4).await?;
+        let values = answer.results.into_iter().flat_map(|result| result.configs).filter_map(|config| config.value);
+        values.map(|value| value.to_string()).next().with_context(|| format!("{topic} has no {key}"))
     }
 
     /// The leader of a partition.

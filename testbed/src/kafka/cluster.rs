@@ -1,6 +1,6 @@
-//! A KRaft cluster of one to three brokers on loopback, as child processes.
+//! A cluster of one to three brokers on loopback, as child processes: with KRaft, or (one broker of a release before 4.0) with ZooKeeper.
 //!
-//! Every broker is also a controller, so that any one of three may be killed. Each has the listeners `PLAINTEXT`,
+//! With KRaft every broker is also a controller, so that any one of three may be killed. Each has the listeners `PLAINTEXT`,
 //! `CONTROLLER`, those that a test adds ([`Listener`]), and, when asked for, `DELAYED`, which advertises a delay line's relay instead of itself: a client that
 //! bootstraps there sees the round trip on every connection, while other clients of the same cluster don't.
 
@@ -39,6 +39,7 @@ pub struct ClusterBuilder {
     config: BTreeMap<String, String>,
     delay: Option<DelaySpec>,
     listeners: Vec<Listener>,
+    zookeeper: bool,
 }
 
 /// A listener beside the usual ones, on a port of its own at each broker.
@@ -126,6 +127,18 @@ impl ClusterBuilder {
         self
     }
 
+    /// Lets rules be made about who may do what ([`Admin::deny`]); without a rule everybody may. One broker only: more would not let each other in.
+    pub fn authorizer(self) -> Self {
+        self.config("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
+            .config("allow.everyone.if.no.acl.found", "true")
+    }
+
+    /// Keeps the metadata in a ZooKeeper instead of in the brokers: one broker of a release before 4.0, as old as `inter.broker.protocol.version` says.
+    pub fn zookeeper(mut self) -> Self {
+        self.zookeeper = true;
+        self
+    }
+
     /// Adds a listener; see [`Cluster::bootstrap_of`].
     pub fn listener(mut self, listener: Listener) -> Self {
         self.listeners.push(listener);
@@ -143,6 +156,9 @@ impl ClusterBuilder {
     /// # Errors
     /// When Kafka can't be fetched, or the cluster does not get ready within 2 minutes: with the brokers' last log lines.
     pub async fn start(self) -> Result<Cluster> {
+        if self.zookeeper && (self.brokers != 1 || self.delay.is_some()) {
+            bail!("with ZooKeeper, a cluster has one broker and no delayed listener");
+        }
         if self.brokers == 0 || self.brokers > BROKERS_MAX {
             bail!("a cluster has 1 to {BROKERS_MAX} brokers, not {}", self.brokers);
         }
@@ -197,6 +213,7 @@ pub struct Cluster {
     delay: Option<DelayLine>,
     relays: Vec<Relay>,
     start_took: Duration,
+    _zookeeper: Option<Guarded>,
     /// Claimed for the cluster's life.
     _ports: Vec<Ports>,
     /// Last, so that it is removed after the brokers are gone.
@@ -215,6 +232,7 @@ impl Cluster {
             config: BTreeMap::new(),
             delay: None,
             listeners: Vec::new(),
+            zookeeper: false,
         }
     }
 
@@ -263,11 +281,26 @@ impl Cluster {
             let mut properties = common.clone();
             properties.insert("listeners".into(), listeners);
             properties.insert("advertised.listeners".into(), advertised);
+            if builder.zookeeper {
+                // The controller's port is free for it.
+                for key in
+                    ["process.roles", "controller.listener.names", "controller.quorum.voters", "advertised.listeners"]
+                {
+                    properties.remove(key);
+                }
+                properties.insert("broker.id".into(), id.to_string());
+                properties.insert("zookeeper.connect".into(), format!("127.0.0.1:{controller}"));
+                properties.insert("listeners".into(), format!("PLAINTEXT://{host}:{}", plain.first()));
+            }
             properties.extend(builder.config.clone());
             let (config, log) = prepare(kafka, &dir, &cluster_id, id, properties)?;
             let (host, heap_mib, process) = (builder.host.clone(), builder.heap_mib, Mutex::new(None));
             brokers.push(Broker { id, host, plain, others, config, log, heap_mib, process });
         }
+        let zookeeper = match ports.first().filter(|_| builder.zookeeper) {
+            Some(port) => Some(start_zookeeper(kafka, port.first(), dir.path())?),
+            None => None,
+        };
         let mut cluster = Self {
             name: builder.name.clone(),
             id: cluster_id,
@@ -277,6 +310,7 @@ impl Cluster {
             delay,
             relays,
             start_took: Duration::ZERO,
+            _zookeeper: zookeeper,
             _ports: ports,
             dir,
         };
@@ -285,6 +319,11 @@ impl Cluster {
         }
         for broker in &cluster.brokers {
             cluster.wait_ready(broker, cluster.brokers.len()).await?;
+        }
+        if builder.zookeeper {
+            // It has made an id up.
+            let metadata = cluster.admin().metadata(&[]).await?;
+            cluster.id = metadata.cluster_id.map(|id| id.to_string()).context("a cluster without an id")?;
         }
         cluster.start_took = begin.elapsed();
         Ok(cluster)
@@ -572,13 +611,23 @@ fn prepare(
     mut properties: BTreeMap<String, String>,
 ) -> Result<(PathBuf, PathBuf)> {
     let data = dir.path().join(format!("data-{id}"));
-    format_data(kafka, &data, cluster_id, id)?;
-    properties.insert("node.id".into(), id.to_string());
+    if !properties.contains_key("zookeeper.connect") {
+        format_data(kafka, &data, cluster_id, id)?;
+        properties.insert("node.id".into(), id.to_string());
+    }
     properties.insert("log.dirs".into(), data.display().to_string());
     let config = dir.path().join(format!("broker-{id}.properties"));
     let text: String = properties.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
     std::fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
     Ok((config, dir.path().join(format!("broker-{id}.log"))))
+}
+
+/// Starts the ZooKeeper that comes with Kafka's jars.
+fn start_zookeeper(kafka: &Kafka, port: u16, dir: &std::path::Path) -> Result<Guarded> {
+    // The options stand before the main class. Its own admin server would want a port of its own.
+    let mut command = kafka.java("-Dzookeeper.admin.enableServer=false", 128);
+    command.arg("org.apache.zookeeper.server.ZooKeeperServerMain").arg(port.to_string()).arg(dir.join("zookeeper"));
+    Guarded::spawn("ZooKeeper", command, &dir.join("zookeeper.log"))
 }
 
 /// The ids of the brokers that the broker at `addr` shows as alive.

@@ -1,12 +1,13 @@
 //! Apache Kafka itself: fetched, formatted, started, asked, hurt and stopped.
 //!
 //! Owns: the artifacts and their cache ([`artifacts`]), Java commands ([`java`]), clusters ([`cluster`]), their logins and rights
-//! ([`sasl`]), and the few admin calls that tests need ([`admin`]).
+//! ([`sasl`], [`rules`]), and the few admin calls that tests need ([`admin`]).
 
 pub mod admin;
 pub mod artifacts;
 pub mod cluster;
 pub mod java;
+pub mod rules;
 pub mod sasl;
 mod warm;
 

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
+use kafka_protocol::messages::describe_configs_response::{DescribeConfigsResourceResult, DescribeConfigsResult};
 use kafka_protocol::messages::describe_producers_response::{self, PartitionResponse, ProducerState};
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
@@ -22,7 +23,7 @@ use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use super::batch::Batch;
 pub use super::fetch::Sessions;
 use super::partition::{Appended, Partition};
-use super::state::{Committed, State};
+use super::state::{Committed, EXPIRATION_DEFAULT, State};
 use super::{Mishap, Model};
 
 /// The APIs that the model knows, with the versions that it answers.
@@ -43,10 +44,13 @@ const APIS: &[(i16, i16, i16)] = &[
     (19, 2, 7),
     (22, 0, 4),
     (23, 2, 4),
+    (32, 1, 4),
     (37, 0, 3),
     (61, 0, 0),
 ];
 
+const DESCRIBE_PRODUCERS: i16 = 61;
+const INVALID_PRODUCER_ID_MAPPING: i16 = 49;
 const UNSUPPORTED_VERSION: i16 = 35;
 /// The longest metadata of a committed offset (`offset.metadata.max.bytes`).
 const METADATA_BYTES_MAX: usize = 4096;
@@ -65,7 +69,7 @@ pub enum Reply {
 /// Answers a request that came on a connection to broker `node_id`. What can't be read ends the connection.
 pub async fn answer(model: &Model, node_id: i32, sessions: &mut Sessions, mut request: Bytes) -> Reply {
     let (Some(key), Some(version)) = (short(&request, 0), short(&request, 2)) else { return Reply::Close };
-    let known = APIS.iter().find(|(api, ..)| *api == key);
+    let known = APIS.iter().find(|(api, ..)| *api == key && knows(&model.look(), *api));
     let supported = known.is_some_and(|(_, min, max)| (*min..=*max).contains(&version));
     let header_version = match ApiKey::try_from(key) {
         Ok(_) if key == 18 && !supported => 1,
@@ -84,6 +88,11 @@ pub async fn answer(model: &Model, node_id: i32, sessions: &mut Sessions, mut re
         Some(Mishap::AnswerLost) => Reply::Close,
         _ => answered.unwrap_or(Reply::Close),
     }
+}
+
+/// Whether the cluster's brokers know an API of [`APIS`].
+fn knows(state: &State, key: i16) -> bool {
+    key != DESCRIBE_PRODUCERS || state.describes_producers
 }
 
 fn short(bytes: &Bytes, at: usize) -> Option<i16> {
@@ -149,6 +158,7 @@ impl Answering<'_> {
             19 => self.frame(&self.create_topics(&CreateTopicsRequest::decode(body, version).ok()?)),
             22 => self.frame(&self.init_producer_id(&InitProducerIdRequest::decode(body, version).ok()?)),
             23 => self.frame(&self.epoch_ends(&OffsetForLeaderEpochRequest::decode(body, version).ok()?)),
+            32 => self.frame(&self.describe_configs(&DescribeConfigsRequest::decode(body, version).ok()?)),
             37 => self.frame(&self.create_partitions(&CreatePartitionsRequest::decode(body, version).ok()?)),
             61 => self.frame(&self.describe_producers(&DescribeProducersRequest::decode(body, version).ok()?)),
             _ => return None,
@@ -169,7 +179,8 @@ impl Answering<'_> {
     }
 
     fn api_versions(&self, supported: bool) -> Reply {
-        let keys = APIS.iter().map(|(key, min, max)| {
+        let state = self.model.look();
+        let keys = APIS.iter().filter(|(key, ..)| knows(&state, *key)).map(|(key, min, max)| {
             ApiVersion::default().with_api_key(*key).with_min_version(*min).with_max_version(*max)
         });
         let answer = ApiVersionsResponse::default()
@@ -240,12 +251,17 @@ impl Answering<'_> {
 
     fn append(&self, topic: &str, partition: i32, records: &Bytes, acks: i16) -> Result<(Appended, i32, i64), i16> {
         self.model.change(|state, now| {
+            state.expire_producers(now);
+            let batch = Batch::read(records)?;
+            if !state.takes_id(batch.producer_id) {
+                return Err(INVALID_PRODUCER_ID_MAPPING);
+            }
             let partition = state.led_by(self.node_id, topic, partition, -1)?;
             partition.replicate(now);
             if acks == -1 && !partition.has_enough_in_sync() {
                 return Err(19);
             }
-            let appended = partition.append(Batch::read(records)?, now)?;
+            let appended = partition.append(batch, now)?;
             Ok((appended, partition.epoch, partition.start))
         })
     }
@@ -523,6 +539,34 @@ impl Answering<'_> {
                 InitProducerIdResponse::default().with_producer_id(ProducerId(id)).with_producer_epoch(epoch)
             }
         })
+    }
+
+    /// Of brokers, how long they remember producers; of topics, that nothing was set for them.
+    fn describe_configs(&self, request: &DescribeConfigsRequest) -> DescribeConfigsResponse {
+        const TOPIC: i8 = 2;
+        const STATIC_BROKER_CONFIG: i8 = 4;
+        let state = self.model.look();
+        let expiration = state.producer_expiration.unwrap_or(EXPIRATION_DEFAULT);
+        let results = request.resources.iter().map(|resource| {
+            let answer = DescribeConfigsResult::default()
+                .with_resource_type(resource.resource_type)
+                .with_resource_name(resource.resource_name.clone());
+            match resource.resource_type {
+                TOPIC if !state.topics.contains_key(resource.resource_name.as_str()) => answer.with_error_code(3),
+                TOPIC => answer,
+                _ => answer.with_configs(vec![
+                    DescribeConfigsResourceResult::default()
+                        .with_name(StrBytes::from_static_str("producer.id.expiration.ms"))
+                        .with_value(Some(StrBytes::from_string(expiration.to_string())))
+                        .with_config_source(STATIC_BROKER_CONFIG),
+                ]),
+            }
+        });
+        let results = results.map(|result| match self.refused {
+            Some(code) => result.with_error_code(code).with_configs(Vec::new()),
+            None => result,
+        });
+        DescribeConfigsResponse::default().with_results(results.collect())
     }
 
     fn describe_producers(&self, request: &DescribeProducersRequest) -> DescribeProducersResponse {

@@ -73,6 +73,12 @@ pub struct State {
     pub deaf: BTreeSet<String>,
     /// Whether clients may create topics.
     pub creation_allowed: bool,
+    /// Whether producers may only write under ids that were handed out here: no broker of Apache Kafka asks for that.
+    pub refuses_foreign_ids: bool,
+    /// Whether brokers know DescribeProducers: Kafka's do since 2.8.
+    pub describes_producers: bool,
+    /// `producer.id.expiration.ms`; `None`: producers are forgotten on order alone.
+    pub producer_expiration: Option<i64>,
     /// Replicas of a new topic's partitions.
     pub replication_factor: usize,
     /// How long followers of new partitions take, milliseconds.
@@ -83,7 +89,13 @@ pub struct State {
     pub mishaps: BTreeMap<i16, (Mishap, u32)>,
     topics_made: u64,
     producer_ids: i64,
+    expired_at: i64,
 }
+
+/// How often brokers look which producers to forget (`producer.id.expiration.check.interval.ms`), milliseconds.
+const EXPIRATION_CHECK: i64 = 500;
+/// `producer.id.expiration.ms`, where nothing else is set.
+pub const EXPIRATION_DEFAULT: i64 = 86_400_000;
 
 impl State {
     /// A cluster of `brokers` brokers with node ids from 1 on. `address` gives host and port of each.
@@ -101,12 +113,16 @@ impl State {
             initial_rebalance_delay: 3_000,
             deaf: BTreeSet::new(),
             creation_allowed: true,
+            refuses_foreign_ids: false,
+            describes_producers: true,
+            producer_expiration: None,
             replication_factor: usize::try_from(brokers).unwrap_or(1).min(3),
             replication_delay: 0,
             min_in_sync: 1,
             mishaps: BTreeMap::new(),
             topics_made: 0,
             producer_ids: 0,
+            expired_at: 0,
         }
     }
 
@@ -228,6 +244,21 @@ impl State {
             self.mishaps.remove(&api_key);
         }
         Some(mishap)
+    }
+
+    /// Whether a producer may write under this id.
+    pub fn takes_id(&self, producer_id: i64) -> bool {
+        !self.refuses_foreign_ids || producer_id < self.producer_ids
+    }
+
+    /// Forgets producers, if it is time for that.
+    pub fn expire_producers(&mut self, now: i64) {
+        if let Some(expiration) = self.producer_expiration
+            && now - self.expired_at >= EXPIRATION_CHECK
+        {
+            self.expired_at = now;
+            self.each_partition(|partition| partition.expire_producers(now - expiration));
+        }
     }
 
     /// A producer id that was never handed out before.

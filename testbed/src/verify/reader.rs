@@ -22,18 +22,31 @@ pub struct Side {
     name: String,
     bootstrap: String,
     topic: Option<String>,
+    timestamps: bool,
     config: Vec<(String, String)>,
 }
 
 impl Side {
     /// The cluster `name` (for the report) at `bootstrap`.
     pub fn new(name: &str, bootstrap: &str) -> Self {
-        Self { name: name.to_owned(), bootstrap: bootstrap.to_owned(), topic: None, config: Vec::new() }
+        Self {
+            name: name.to_owned(),
+            bootstrap: bootstrap.to_owned(),
+            topic: None,
+            timestamps: true,
+            config: Vec::new(),
+        }
     }
 
     /// Says that the topic bears another name on this side.
     pub fn topic(mut self, topic: &str) -> Self {
         self.topic = Some(topic.to_owned());
+        self
+    }
+
+    /// Leaves timestamps out of the comparison: where brokers stamp their own time, each has another.
+    pub fn without_timestamps(mut self) -> Self {
+        self.timestamps = false;
         self
     }
 
@@ -76,7 +89,7 @@ impl Entry {
         (self.timestamp, self.key, self.value, self.headers)
     }
 
-    fn of(message: &BorrowedMessage<'_>) -> Self {
+    fn of(message: &BorrowedMessage<'_>, timestamps: bool) -> Self {
         let mut headers = DefaultHasher::new();
         if let Some(all) = message.headers() {
             for header in all.iter() {
@@ -88,7 +101,7 @@ impl Entry {
         let shown = key.get(..KEY_PREVIEW_BYTES).unwrap_or(key);
         Self {
             offset: message.offset(),
-            timestamp: message.timestamp().to_millis().unwrap_or(-1),
+            timestamp: message.timestamp().to_millis().filter(|_| timestamps).unwrap_or(-1),
             key: hash(message.key()),
             value: hash(message.payload()),
             headers: headers.finish(),
@@ -109,6 +122,7 @@ pub(crate) struct Reader {
     name: String,
     topic: String,
     partitions: i32,
+    timestamps: bool,
 }
 
 impl Reader {
@@ -136,7 +150,7 @@ impl Reader {
         let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
         let partitions = found.map_or(0, |found| found.partitions().len());
         let partitions = i32::try_from(partitions).context("too many partitions")?;
-        Ok(Self { consumer, name: side.name.clone(), topic: topic.to_owned(), partitions })
+        Ok(Self { consumer, name: side.name.clone(), topic: topic.to_owned(), partitions, timestamps: side.timestamps })
     }
 
     /// The number of partitions; 0 when there is no such topic.
@@ -169,7 +183,9 @@ impl Entries<'_> {
         while begin.elapsed() < SILENCE_MAX {
             match self.reader.consumer.poll(POLL) {
                 None => {}
-                Some(Ok(message)) if message.partition() == self.partition => return Ok(Some(Entry::of(&message))),
+                Some(Ok(message)) if message.partition() == self.partition => {
+                    return Ok(Some(Entry::of(&message, self.reader.timestamps)));
+                }
                 // Left over from the partition before.
                 Some(Ok(_)) => {}
                 Some(Err(KafkaError::PartitionEOF(partition))) if partition == self.partition => return Ok(None),
