@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 
-use super::answer::{Answer, Refusal, error, wrong};
+use super::answer::{Answer, error, wrong};
 use super::routes::{Admin, asked};
 use super::who::Who;
 use crate::journal::Place;
