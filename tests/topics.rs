@@ -22,7 +22,7 @@ struct World {
 async fn world() -> Result<MutexGuard<'static, World>> {
     static WORLD: OnceCell<Mutex<World>> = OnceCell::const_new();
     let start = || async {
-        let us = Cluster::builder().name("us").authorizer().listener_via(DelaySpec::rtt_ms(2));
+        let us = Cluster::builder().name("us").open_authorizer().listener_via(DelaySpec::rtt_ms(2));
         let (eu, us) = tokio::try_join!(Cluster::builder().name("eu").start(), us.start())?;
         Ok::<_, anyhow::Error>(Mutex::new(World { eu, us }))
     };

@@ -175,7 +175,7 @@ pub(super) async fn read(local: &Arc<Cluster>, limit: usize) -> Result<Vec<Value
         let records = partition.records.unwrap_or_default();
         bytes += records.len();
         let before = next;
-        for batch in fetched(records, Instant::now()).map_while(Result::ok) {
+        for batch in fetched(records, next, Instant::now()).map_while(Result::ok) {
             next = next.max(batch.header.next_offset());
             take(&batch, &mut entries);
         }
@@ -223,7 +223,7 @@ mod tests {
 
     fn entries_of(batch: Bytes) -> Vec<Value> {
         let mut entries = Vec::new();
-        fetched(batch, Instant::now()).for_each(|batch| take(&batch.expect("a batch"), &mut entries));
+        fetched(batch, 0, Instant::now()).for_each(|batch| take(&batch.expect("a batch"), &mut entries));
         entries
     }
 

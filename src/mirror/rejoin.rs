@@ -23,7 +23,7 @@ use super::batch::Fingerprint;
 use super::committed::Origin;
 use super::offsets::{Which, list_offsets, name};
 use super::progress::{Partition, Position};
-use super::retrace::{Last, Log, Stretch, bounds, offset_at, search_back};
+use super::retrace::{Last, Log, SEARCH_BYTES_MAX, Stretch, bounds, offset_at, search_back};
 use super::stream::{Found, Obstacle};
 use crate::client::ClientError;
 use crate::client::cluster::Cluster;
@@ -166,12 +166,12 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, rejoin: &Rejoin) -
     };
     let Some(since) = since else { return Ok(Rejoined::Later) };
     let since = since.unwrap_or(region_end).max(region_start);
-    let mut last = search_back(&mut there, *producer_id, since, region_end).await?;
+    let mut last = search_back(&mut there, *producer_id, since, region_end, SEARCH_BYTES_MAX).await?;
     if matches!(last, Stretch::Read(None))
         && since > region_start
         && knows(region, node_id, there_at, *producer_id).await?
     {
-        last = search_back(&mut there, *producer_id, region_start, since).await?;
+        last = search_back(&mut there, *producer_id, region_start, since, SEARCH_BYTES_MAX).await?;
     }
     let last = match last {
         Stretch::Read(last) => last,

@@ -3,7 +3,6 @@
 
 pub mod scripted;
 
-use std::process::Command;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -125,7 +124,7 @@ pub async fn verify_says_equal(proxy: &Proxy, topics: usize) -> Result<()> {
     let since = Instant::now();
     loop {
         let config = proxy.config_path().to_owned();
-        let verify = move || Command::new(DIFFLUENT).arg("verify").arg(config).arg("--json").output();
+        let verify = move || std::process::Command::new(DIFFLUENT).arg("verify").arg(config).arg("--json").output();
         let output = tokio::task::spawn_blocking(verify).await??;
         let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
         let equal = report["regions"][0]["topics"].as_array().into_iter().flatten().filter(|topic| {

@@ -360,7 +360,7 @@ impl World {
             want.offset,
             fetched(Bytes::from(records), want.offset, self.now),
             Vec::new(),
-            self.end,
+            ends(self.end),
             self.now,
         );
     }
@@ -385,7 +385,6 @@ impl World {
             true => self.broker.log.iter().flat_map(values).collect(),
             false => self.broker.log.iter().map(|batch| batch.records.clone()).collect(),
         };
-        let at = self.stream.position();
         assert_eq!(held, self.expected());
         assert!(matches!(self.stream.phase(), Phase::Sending { .. }), "{:?}", self.stream.phase());
         if self.old_format {
@@ -441,7 +440,7 @@ impl World {
 }
 
 /// The values of a converted batch's records.
-fn values(batch: &Appended) -> Vec<Vec<u8>> {
+fn values(batch: &Held) -> Vec<Vec<u8>> {
     let mut values = Vec::new();
     let header = BatchHeader {
         record_count: batch.count,

@@ -128,7 +128,7 @@ impl ClusterBuilder {
     }
 
     /// Lets rules be made about who may do what ([`Admin::deny`]); without a rule everybody may. One broker only: more would not let each other in.
-    pub fn authorizer(self) -> Self {
+    pub fn open_authorizer(self) -> Self {
         self.config("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
             .config("allow.everyone.if.no.acl.found", "true")
     }
