@@ -194,11 +194,11 @@ fn read_fetch(criterion: &mut Criterion) {
         let log: Vec<u8> = (0..batches).flat_map(|index| batch(16 * index, bytes)).collect();
         let log = Bytes::from(log);
         let now = Instant::now();
-        assert_eq!(fetched(log.clone(), now).count(), batches as usize, "{name}");
+        assert_eq!(fetched(log.clone(), 0, now).count(), batches as usize, "{name}");
         group.throughput(Throughput::Elements(batches as u64));
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                for batch in fetched(black_box(log.clone()), now) {
+                for batch in fetched(black_box(log.clone()), 0, now) {
                     black_box(batch.expect("a batch"));
                 }
             });
