@@ -262,7 +262,7 @@ impl Plan {
             forget_after_ms: dice.one_in(6).then(|| 500 + dice.below(4_000) as i64),
         };
         // Twins rely on the brokers' memory, and write under one id only if it is the reserved one.
-        let regions_only = !self.origins.contains(&cluster) && !self.twin && self.forwards.is_empty();
+        let regions_only = !self.origins.contains(&cluster) && self.forwards.is_empty();
         let forgets =
             |(_, fault): &(u64, Fault)| matches!(fault, Fault::ProgressLost { region, .. } if *region == cluster);
         Brokers {
