@@ -221,8 +221,8 @@ fn topics(origin: &str, region: &Region, here: &Metadata, there: &Metadata) -> V
         Line::ok(found)
     });
 
-    let renamed: Vec<&str> =
-        here.topics.keys().map(AsRef::as_ref).filter(|name: &&str| region.was_renamed(name)).collect();
+    let was_renamed = |name: &&str| region.was_renamed(name) && !is_of_mirror_maker(name);
+    let renamed: Vec<&str> = here.topics.keys().map(AsRef::as_ref).filter(was_renamed).collect();
     if !renamed.is_empty() {
         let names: Vec<String> = renamed.iter().map(ToString::to_string).collect();
         lines.push(Line::ok(format!(

@@ -55,10 +55,11 @@ impl Stream {
     pub(super) fn judge(&mut self, held: Option<&BatchHeader>) {
         let Some(suspicion) = self.suspicion.take() else { return };
         let same = held.is_some_and(|held| match self.last_known() {
-            // Of messages of an old format the Fetch may have given fewer than were put together then.
-            Some(taken) if held.leader_epoch < 0 && held.record_count < taken.record_count => {
+            // Messages of an old format are no batches of their own: a Fetch may give more of them, or fewer, than were put together then.
+            Some(taken) if held.leader_epoch < 0 => {
                 (taken.base_offset, taken.base_timestamp) == (held.base_offset, held.base_timestamp)
             }
+            None if held.leader_epoch < 0 => held.base_offset + 1 == self.next_offset,
             // Neither codec nor checksum: a broker may have compressed anew.
             Some(taken) => {
                 let what = |header: &BatchHeader| {
