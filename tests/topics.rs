@@ -222,7 +222,7 @@ async fn where_topics_may_not_be_made_the_command_that_makes_them_is_named() -> 
     run(records(&proxy, TOPIC, 0, 100)).await?;
     let command = "kafka-topics --create --topic forbidden-to-make --partitions 3 --config cleanup.policy=compact";
     let reason = stalled(&proxy, "forbidden", TOPIC).await?;
-    assert_says(&reason, &["can't be created in the region", "TOPIC_AUTHORIZATION_FAILED (29)", command]);
+    assert_says(&reason, &["lacks the right Create", "TOPIC_AUTHORIZATION_FAILED (29)", command]);
     admin.allow_all(On::Cluster).await?;
     admin.allow_all(On::Topic(TOPIC)).await?;
     wait_mirrored(&world.eu, &proxy, &["forbidden"], &[TOPIC]).await?;
@@ -268,7 +268,7 @@ async fn each_refusal_stalls_its_stream_alone_says_what_to_do_and_ends_with_its_
     assert_says(&reason, &[begins, "INVALID_TIMESTAMP (32)", "raise message.timestamp.before.max.ms"]);
     let reason = stalled(&proxy, region, keyless).await?;
     // What the broker itself says about it.
-    assert_says(&reason, &[begins, "INVALID_RECORD (87)", "Compacted topic cannot accept message without key"]);
+    assert_says(&reason, &[begins, "INVALID_RECORD (87)", "Compacted topic cannot accept message"]);
     let reason = stalled(&proxy, region, write).await?;
     assert_says(&reason, &[begins, "TOPIC_AUTHORIZATION_FAILED (29)", "kafka-acls --operation Write"]);
     let reason = stalled(&proxy, region, read).await?;

@@ -117,7 +117,12 @@ async fn run(
     streams: Vec<Starting>,
     events: &mpsc::Sender<Event>,
 ) -> Result<(), ClientError> {
-    let partitions: Vec<Partition> = streams.iter().map(|stream| stream.partition.clone()).collect();
+    // Of all their topics' partitions: one that was added since begins at its beginning, where others were mirrored before.
+    let partitions: BTreeSet<Partition> = (streams.iter())
+        .flat_map(|stream| (0..stream.partitions).map(|partition| (stream.partition.0.clone(), partition)))
+        .chain(streams.iter().map(|stream| stream.partition.clone()))
+        .collect();
+    let partitions: Vec<Partition> = partitions.into_iter().collect();
     let committed = keeping.progress.load(&partitions).await?;
     let (positions, denied) = local_positions(local, &streams, &committed).await;
     if positions.len() == streams.len() && positions.values().all(|(_, is_committed)| *is_committed) {

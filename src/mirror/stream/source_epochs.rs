@@ -33,7 +33,8 @@ impl Stream {
         if self.wants_epoch_check() != Some(epoch) {
             return;
         }
-        if end >= self.next_offset {
+        // Of a log that knows no epochs (-1), nothing can be missing in front of its first offset.
+        if end >= self.next_offset || self.next_offset == 0 {
             self.position.source_leader_epoch = self.source.leader_epoch;
         } else {
             self.suspicion = Some(Suspicion { end, leader_epoch: self.source.leader_epoch });
