@@ -171,7 +171,7 @@ async fn a_throttled_region_keeps_to_its_limit_until_it_is_resumed(world: &World
 
 async fn a_rewound_stream_sends_again_what_comes_after(world: &World) -> Result<()> {
     let World { eu, us, proxy, .. } = world;
-    eu.create_topic("events", 1, 1, &[]).await?;
+    eu.create_topic("events", 1, 1, &[("retention.ms", "-1")]).await?;
     // One record a batch: a batch is sent whole.
     let small = vec![("batch.num.messages".into(), "1".into())];
     let early = Workload { timestamp: Some(1_700_000_000_000), config: small, ..produce(proxy, "events", 0, 300) };
@@ -214,7 +214,7 @@ async fn a_topic_that_was_deleted_in_a_region_is_whole_again_after_a_rewind(worl
     let World { eu, us, proxy, .. } = world;
     us.admin().delete_topic("events").await?;
     when(proxy, "/lag/us/events", "stalled", |topic| topic["state"] == "stalled").await?;
-    us.create_topic("events", 1, 1, &[]).await?;
+    us.create_topic("events", 1, 1, &[("retention.ms", "-1")]).await?;
     let since = Instant::now();
     // Every few seconds the stream looks whether its records are back, and is not to be disturbed at that moment.
     loop {

@@ -239,11 +239,14 @@ impl MirrorMetrics {
             &self.converted,
             &self.unprotected,
             &self.out_of_row,
+            &self.rebalances,
         ] {
             counter.remove(&label);
         }
-        self.waiting.remove(&label);
-        self.waiting_limit.remove(&label);
+        for gauge in [&self.waiting, &self.waiting_limit, &self.members] {
+            gauge.remove(&label);
+        }
+        self.latency.0.remove(&label);
         let label = ClusterLabel { cluster: region.to_string() };
         for counter in [&self.received, &self.sent, &self.fetched] {
             counter.remove(&label);
