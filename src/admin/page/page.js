@@ -46,7 +46,7 @@ const moment = (ms) => new Date(ms).toISOString().replace("T", " ").slice(0, 19)
 
 // Kept as long as this tab, and for this page alone.
 const TOKEN = "diffluent-admin-token";
-let asking = null;
+let tokenAsked = null;
 let declined = false;
 
 async function send(path, options = {}) {
@@ -56,8 +56,8 @@ async function send(path, options = {}) {
   // What a person has asked for asks again; what the page does by itself takes no for an answer.
   if (declined && options.method !== "POST") return response;
   if (sessionStorage.getItem(TOKEN) === token) sessionStorage.removeItem(TOKEN);
-  asking ??= askToken(token !== null).finally(() => { asking = null; });
-  return await asking ? send(path, options) : response;
+  tokenAsked ??= askToken(token !== null).finally(() => { tokenAsked = null; });
+  return await tokenAsked ? send(path, options) : response;
 }
 
 function askToken(wrong) {
@@ -561,7 +561,7 @@ connect();
 showBrokers();
 showClients();
 setInterval(() => { if (performance.now() - heard > LOST_AFTER_MS) connection(false); }, 500);
-setInterval(() => { if (!source && !asking) connect(); }, AGAIN_MS);
+setInterval(() => { if (!source && !tokenAsked) connect(); }, AGAIN_MS);
 setInterval(() => { if (live) details(); }, DETAILS_MS);
 setInterval(() => { if (live && !document.hidden) showBrokers(); }, BROKERS_MS);
 setInterval(() => { if (live && !document.hidden) showClients(); }, CLIENTS_MS);
