@@ -140,10 +140,10 @@ fn on_a_terminal(command: &str) -> Result<Child> {
 async fn on_a_terminal_a_region_that_catches_up_has_a_bar_and_the_state_its_colour() -> Result<()> {
     let (eu, us) = (TcpCluster::start("eu", 1, None).await?, TcpCluster::start("us", 1, None).await?);
     eu.model().change(|state, _| state.create_topic("orders", 1, 1)).map_err(|code| anyhow::anyhow!("error {code}"))?;
-    ensure!(Workload { records: 4000, ..Workload::new(eu.bootstrap(), "orders") }.run().await?.failed == 0, "failed");
-    // So slow that the bar is there until the test has seen it.
+    ensure!(Workload { records: 60_000, ..Workload::new(eu.bootstrap(), "orders") }.run().await?.failed == 0, "failed");
+    // Several answers of the local log, and so slow that the bar is there until the test has seen it.
     let slow =
-        RegionConfig { extra: "catch_up_rate_limit = \"64 KiB\"".into(), ..RegionConfig::new("us", us.bootstrap()) };
+        RegionConfig { extra: "catch_up_rate_limit = \"1 MiB\"".into(), ..RegionConfig::new("us", us.bootstrap()) };
     let proxy = Proxy::start(DIFFLUENT, ProxyConfig::new("eu", eu.bootstrap()).region_with(slow)).await?;
 
     let command = format!("{DIFFLUENT} status --watch --admin {}", proxy.admin_addr());

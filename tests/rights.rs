@@ -102,6 +102,7 @@ async fn what_the_script_grants_is_enough_and_each_missing_right_is_named_until_
         .region_with(region)
         .allow("the stream is stalled")
         .allow("the topic can't be mirrored")
+        .allow("the topic's settings can't be read")
         .allow("positions can't be committed to the local cluster");
     config.extra_local = format!("[local.sasl]\n{login}");
     let mut proxy = Proxy::prepare(DIFFLUENT, config)?;

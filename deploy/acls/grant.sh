@@ -45,7 +45,7 @@ grant() {
 
 case $side in
     local)
-        for topic in "$@"; do grant topic "$topic" Read; done
+        for topic in "$@"; do grant topic "$topic" Read DescribeConfigs; done
         grant group 'diffluent.*' Read
         # Where configurations are kept that were in effect.
         [ -n "${NO_HISTORY:-}" ] || grant topic diffluent.config Write Read Create
