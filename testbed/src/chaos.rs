@@ -1,4 +1,4 @@
-//! Chaos: real Kafka, three brokers a side, stock producers, and faults drawn by a seed; at the end every record is compared.
+//! Chaos: real Kafka, three brokers a side, a fleet of two proxies, stock producers, and faults drawn by a seed; at the end every record is compared.
 
 mod schedule;
 
@@ -16,6 +16,11 @@ use schedule::{Fault, On, Schedule};
 
 const BROKERS: u16 = 3;
 const PARTITIONS: i32 = 3;
+const PROXIES: [&str; 2] = ["a", "b"];
+/// A proxy that says nothing for so long loses its streams to the other one.
+const SESSION_TIMEOUT: &str = "6 s";
+/// The log's end is asked for about once a second: a lag of zero that has lasted longer was measured afresh.
+const STEADY: Duration = Duration::from_millis(2_500);
 /// The region is this far away.
 const RTT: Duration = Duration::from_millis(20);
 /// How long everything may take to be in the region once nothing fails any more; an abandoned transaction alone holds up its partition for a minute.
@@ -38,7 +43,7 @@ pub struct Options {
 struct Chaos {
     eu: Cluster,
     us: Cluster,
-    proxy: Proxy,
+    proxies: Vec<Proxy>,
     begun: Instant,
     faults: BTreeMap<&'static str, u64>,
     not_done: u64,
@@ -64,13 +69,22 @@ pub async fn run(options: &Options) -> Result<bool> {
             cluster.create_topic(topic, PARTITIONS, replicas, &[("min.insync.replicas", "2")]).await?;
         }
     }
-    let config = ProxyConfig::new("eu", &eu.bootstrap()).region("us", &us.delayed_bootstrap());
-    let proxy = Proxy::start(binary, ProxyConfig { log: "info,diffluent::mirror=debug".into(), ..config }).await?;
-    println!("diffluent's log: {}", proxy.log_path().display());
-    let mut chaos = Chaos { eu, us, proxy, begun: Instant::now(), faults: BTreeMap::new(), not_done: 0 };
+    let mut proxies = Vec::new();
+    for instance in PROXIES {
+        let mut config = ProxyConfig::new("eu", &eu.bootstrap()).region("us", &us.delayed_bootstrap());
+        config.extra_proxy = format!("instance = \"{instance}\"");
+        config.extra_mirror = format!("session_timeout = \"{SESSION_TIMEOUT}\"");
+        config.log = "info,diffluent::mirror=debug".into();
+        let proxy = Proxy::start(&binary, config).await?;
+        println!("the log of proxy {instance}: {}", proxy.log_path().display());
+        proxies.push(proxy);
+    }
+    let mut chaos = Chaos { eu, us, proxies, begun: Instant::now(), faults: BTreeMap::new(), not_done: 0 };
     let producers = chaos.producers()?;
     let mut level_at = chaos.begun + LEVEL_EVERY;
-    for (quiet, fault) in Schedule::new(options.seed, u64::from(BROKERS), u64::from(PARTITIONS.unsigned_abs())) {
+    let schedule =
+        Schedule::new(options.seed, PROXIES.len() as u64, u64::from(BROKERS), u64::from(PARTITIONS.unsigned_abs()));
+    for (quiet, fault) in schedule {
         tokio::time::sleep(quiet).await;
         if chaos.begun.elapsed() >= options.length {
             break;
@@ -102,12 +116,13 @@ impl Chaos {
     }
 
     fn producers(&self) -> Result<Vec<(&'static str, Running)>> {
+        // By turns through one proxy and the other.
         let through = |topic: &str, rate: u64, seed: u64| Workload {
             records: u64::MAX,
             rate: Some(rate),
             seed,
             config: vec![("reconnect.backoff.max.ms".into(), "500".into())],
-            ..Workload::new(&self.proxy.bootstrap(), topic)
+            ..Workload::new(&self.proxies[seed as usize % PROXIES.len()].bootstrap(), topic)
         };
         let past = Workload { bootstrap: self.eu.bootstrap(), ..through("orders", 200, 2) };
         let transactions = Transactions { id: "chaos".into(), records: 40, abort_every: 4 };
@@ -131,15 +146,21 @@ impl Chaos {
     /// Injects a fault, and mends it.
     async fn inject(&mut self, fault: Fault) -> Result<()> {
         match fault {
-            Fault::KillProxy(down) => {
-                self.proxy.kill();
+            Fault::KillProxy(proxy, down) => {
+                self.proxies[proxy].kill();
                 tokio::time::sleep(down).await;
-                self.proxy.restart().await?;
+                self.proxies[proxy].restart().await?;
             }
-            Fault::PauseProxy(time) => {
-                self.proxy.signal(Signal::STOP)?;
+            Fault::PauseProxy(proxy, time) => {
+                self.proxies[proxy].signal(Signal::STOP)?;
                 tokio::time::sleep(time).await;
-                self.proxy.signal(Signal::CONT)?;
+                self.proxies[proxy].signal(Signal::CONT)?;
+            }
+            Fault::StopProxy(proxy, down) => {
+                let status = self.proxies[proxy].stop().await?;
+                anyhow::ensure!(status.success(), "an orderly stop ended with {status}");
+                tokio::time::sleep(down).await;
+                self.proxies[proxy].restart().await?;
             }
             Fault::KillBroker(side, broker, down) => {
                 self.cluster(side).kill(broker)?;
@@ -183,9 +204,38 @@ impl Chaos {
 
     async fn wait_level(&self, when: &str) -> Result<()> {
         let since = Instant::now();
-        self.proxy.wait_lag_zero(PATIENCE).await.with_context(|| format!("the region is not level {when}"))?;
+        let mut level_since = None;
+        loop {
+            let (streams, behind) = self.shown().await;
+            if (streams, behind) != (TOPICS.len() as u64 * PARTITIONS.unsigned_abs() as u64, 0) {
+                level_since = None;
+            } else if level_since.get_or_insert_with(Instant::now).elapsed() >= STEADY {
+                break;
+            }
+            if since.elapsed() > PATIENCE {
+                let mut shown = String::new();
+                for proxy in &self.proxies {
+                    shown += &proxy.lag().await.map_or_else(|error| format!("{error:#}"), |lag| lag.to_string());
+                    shown += "\n";
+                    shown += &crate::guard::tail(proxy.log_path());
+                }
+                bail!("the region is not level {when}: {streams} streams are shown, {behind} records behind\n{shown}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         self.say(&format!("the region is level after {:.1} s, {when}", since.elapsed().as_secs_f64()));
         Ok(())
+    }
+
+    /// How many streams the proxies show as their own, and how many records these are behind.
+    async fn shown(&self) -> (u64, u64) {
+        let (mut streams, mut behind) = (0, 0);
+        for proxy in &self.proxies {
+            let lag = proxy.region_lag("us").await.unwrap_or_default();
+            streams += lag["streams"].as_u64().unwrap_or(0);
+            behind += lag["lag_records"].as_u64().unwrap_or(u64::from(u32::MAX));
+        }
+        (streams, behind)
     }
 
     /// Compares every record, looks at the log, and says what came of it.
@@ -200,19 +250,22 @@ impl Chaos {
         let mut told: BTreeMap<String, u64> = BTreeMap::new();
         for name in ["lost_records", "diverged_records", "skipped_records", "out_of_row_batches"] {
             let name = format!("diffluent_{name}_total");
-            let count = self.proxy.metric(&name).await?;
-            told.insert(name, count as u64);
+            for proxy in &self.proxies {
+                *told.entry(name.clone()).or_default() += proxy.metric(&name).await? as u64;
+            }
         }
-        let status = self.proxy.stop().await?;
-        let log = self.proxy.log_text()?;
-        for line in log.lines().filter(|line| line.contains(" ERROR ") || line.contains("panicked at")) {
-            println!("{line}");
+        for proxy in &mut self.proxies {
+            let status = proxy.stop().await?;
+            let log = proxy.log_text()?;
+            for line in log.lines().filter(|line| line.contains(" ERROR ") || line.contains("panicked at")) {
+                println!("{line}");
+            }
+            if !status.success() || log.contains("panicked at") {
+                println!("diffluent ended with {status}");
+                clean = false;
+            }
         }
-        if !status.success() || log.contains("panicked at") {
-            println!("diffluent ended with {status}");
-            clean = false;
-        }
-        println!("\nSince its last start diffluent counted: {told:?}");
+        println!("\nSince their last start the proxies counted: {told:?}");
         let faults: u64 = self.faults.values().sum();
         println!("{faults} faults ({} leaders did not move): {:?}", self.not_done, self.faults);
         let minutes = options.length.as_secs_f64() / 60.0;
@@ -220,7 +273,9 @@ impl Chaos {
             println!("Nothing is lost, duplicated or out of order.");
         } else {
             println!("SOMETHING IS WRONG. Again: cargo chaos --minutes {minutes} --seed {}", options.seed);
-            println!("diffluent's log:\n{}", crate::guard::tail(self.proxy.log_path()));
+            for proxy in &self.proxies {
+                println!("{}:\n{}", proxy.log_path().display(), crate::guard::tail(proxy.log_path()));
+            }
             bail!("the region differs from the local cluster");
         }
         Ok(clean)

@@ -24,10 +24,12 @@ impl fmt::Display for On {
 /// Something that goes wrong, and is mended before the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// SIGKILL of diffluent, and a start after this time.
-    KillProxy(Duration),
-    /// SIGSTOP of diffluent for this time.
-    PauseProxy(Duration),
+    /// SIGKILL of one of the fleet's proxies, and a start after this time.
+    KillProxy(usize, Duration),
+    /// SIGSTOP of one of the fleet's proxies for this time.
+    PauseProxy(usize, Duration),
+    /// An orderly stop of one of the fleet's proxies, and a start after this time.
+    StopProxy(usize, Duration),
     /// SIGKILL of a broker, and a start after this time.
     KillBroker(On, i32, Duration),
     /// SIGSTOP of a broker for this time.
@@ -50,8 +52,9 @@ impl Fault {
     /// The kind, for the summary.
     pub fn kind(&self) -> &'static str {
         match self {
-            Fault::KillProxy(_) => "diffluent killed",
-            Fault::PauseProxy(_) => "diffluent paused",
+            Fault::KillProxy(..) => "diffluent killed",
+            Fault::PauseProxy(..) => "diffluent paused",
+            Fault::StopProxy(..) => "diffluent stopped in order",
             Fault::KillBroker(On::Local, ..) => "local broker killed",
             Fault::KillBroker(On::Region, ..) => "region's broker killed",
             Fault::PauseBroker(On::Local, ..) => "local broker paused",
@@ -71,7 +74,9 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind())?;
         match self {
-            Fault::KillProxy(time) | Fault::PauseProxy(time) => write!(f, " for {time:?}"),
+            Fault::KillProxy(proxy, time) | Fault::PauseProxy(proxy, time) | Fault::StopProxy(proxy, time) => {
+                write!(f, ": proxy {proxy} for {time:?}")
+            }
             Fault::KillBroker(_, broker, time) | Fault::PauseBroker(_, broker, time) => {
                 write!(f, ": broker {broker} for {time:?}")
             }
@@ -87,14 +92,15 @@ impl fmt::Display for Fault {
 #[derive(Debug)]
 pub struct Schedule {
     dice: u64,
+    proxies: u64,
     brokers: u64,
     partitions: u64,
 }
 
 impl Schedule {
-    /// For clusters of so many brokers a side, and topics of so many partitions.
-    pub fn new(seed: u64, brokers: u64, partitions: u64) -> Self {
-        Self { dice: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1, brokers, partitions }
+    /// For so many proxies, clusters of so many brokers a side, and topics of so many partitions.
+    pub fn new(seed: u64, proxies: u64, brokers: u64, partitions: u64) -> Self {
+        Self { dice: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1, proxies, brokers, partitions }
     }
 
     /// xorshift64*: small, and the same for ever.
@@ -107,6 +113,10 @@ impl Schedule {
 
     fn millis(&mut self, from: u64, to: u64) -> Duration {
         Duration::from_millis(from + self.below((to - from) / 100 + 1) * 100)
+    }
+
+    fn proxy(&mut self) -> usize {
+        usize::try_from(self.below(self.proxies)).unwrap_or(0)
     }
 
     fn broker(&mut self) -> i32 {
@@ -123,9 +133,11 @@ impl Iterator for Schedule {
 
     fn next(&mut self) -> Option<Self::Item> {
         let quiet = self.millis(500, 4_000);
-        let fault = match self.below(11) {
-            0 | 1 => Fault::KillProxy(self.millis(0, 3_000)),
-            2 => Fault::PauseProxy(self.millis(500, 6_000)),
+        let fault = match self.below(12) {
+            0 | 1 => Fault::KillProxy(self.proxy(), self.millis(0, 3_000)),
+            // Sometimes for longer than the session: others have its streams when it goes on.
+            2 => Fault::PauseProxy(self.proxy(), self.millis(500, 12_000)),
+            11 => Fault::StopProxy(self.proxy(), self.millis(0, 3_000)),
             3 | 4 => Fault::KillBroker(self.side(), self.broker(), self.millis(0, 4_000)),
             5 => Fault::PauseBroker(self.side(), self.broker(), self.millis(500, 8_000)),
             6 => {
@@ -149,24 +161,27 @@ mod tests {
 
     #[test]
     fn a_seed_always_gives_the_same_faults_and_another_seed_gives_others() {
-        let of = |seed| Schedule::new(seed, 3, 3).take(50).collect::<Vec<_>>();
+        let of = |seed| Schedule::new(seed, 2, 3, 3).take(50).collect::<Vec<_>>();
         assert_eq!(of(7), of(7));
         assert_ne!(of(7), of(8));
     }
 
     #[test]
-    fn every_kind_of_fault_comes_and_only_brokers_and_partitions_that_there_are() {
+    fn every_kind_of_fault_comes_and_only_to_what_there_is() {
         let mut kinds = BTreeSet::new();
-        for (_, fault) in Schedule::new(1, 3, 2).take(2_000) {
+        for (_, fault) in Schedule::new(1, 2, 3, 2).take(2_000) {
             kinds.insert(fault.kind());
             match fault {
                 Fault::KillBroker(_, broker, _) | Fault::PauseBroker(_, broker, _) => {
                     assert!((1..=3).contains(&broker))
                 }
                 Fault::MoveLeader(_, partition, to) => assert!((0..2).contains(&partition) && (1..=3).contains(&to)),
+                Fault::KillProxy(proxy, _) | Fault::PauseProxy(proxy, _) | Fault::StopProxy(proxy, _) => {
+                    assert!(proxy < 2)
+                }
                 _ => {}
             }
         }
-        assert_eq!(kinds.len(), 13, "{kinds:?}");
+        assert_eq!(kinds.len(), 14, "{kinds:?}");
     }
 }
