@@ -59,4 +59,11 @@ impl Inbox {
     pub fn take(&self, empty: &mut Vec<Captured>) {
         std::mem::swap(&mut *self.batches.lock().unwrap_or_else(std::sync::PoisonError::into_inner), empty);
     }
+
+    /// Looks at what waits.
+    #[cfg(test)]
+    pub(crate) fn look<T>(&self, look: impl Fn(&Batch) -> T) -> Vec<T> {
+        let batches = self.batches.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        batches.iter().map(|captured| look(&captured.batch)).collect()
+    }
 }

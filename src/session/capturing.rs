@@ -221,3 +221,7 @@ impl Visitor for Capturing {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "budget_tests.rs"]
+mod budget;

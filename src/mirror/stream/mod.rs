@@ -484,6 +484,12 @@ impl Stream {
         self.ready_bytes + self.held_bytes
     }
 
+    /// The batches that wait to be sent, held ones included.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &Batch> {
+        self.ready.iter().map(|ready| &ready.batch).chain(self.held.values())
+    }
+
     /// The local log's end, as far as known.
     pub fn source_end(&self) -> i64 {
         if !self.positioned {
