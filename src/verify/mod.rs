@@ -39,13 +39,14 @@ use crate::access::Access;
 use crate::client::Reach;
 use crate::client::cluster::Cluster;
 use crate::client::connection::Traffic;
-use crate::config::{Config, HostPort, Region, Sasl, TopicPattern};
+use crate::config::{Config, Forward, HostPort, Region, Sasl, TopicPattern};
 use crate::net::Dialer;
 use compare::Context;
 use plan::Planned;
 pub use report::VerifyReport;
 use report::{PartitionReport, RegionReport, TopicReport, Unknown, Verdict};
 use sample::Sample;
+use side::Counts;
 
 /// Partitions that are compared at the same time.
 pub const PARTITIONS_AT_ONCE: usize = 8;
@@ -189,7 +190,8 @@ async fn region(
     let mut done = running.join_all().await;
     done.sort_by_key(|(at, _)| *at);
     let mut topics: Vec<TopicReport> = Vec::new();
-    for (Planned { topic, topic_in_region, .. }, (_, report)) in planned.into_iter().zip(done) {
+    for (Planned { topic, topic_in_region, .. }, (_, mut report)) in planned.into_iter().zip(done) {
+        report.notes.extend(not_compared(region.forward, &report.source.counts));
         match topics.last_mut().filter(|last| last.topic == *topic) {
             Some(last) => last.partitions.push(report),
             None => topics.push(TopicReport {
@@ -204,6 +206,15 @@ async fn region(
         topic.result = topic.partitions.iter().map(|partition| partition.result).max().unwrap_or(Verdict::Equal);
     }
     Ok(topics)
+}
+
+/// What a region gets besides what was born here is compared by nobody who knows only these two clusters: another path may have brought it, in other batches.
+fn not_compared(forward: Forward, source: &Counts) -> Option<String> {
+    (forward != Forward::Own && source.other_streams > 0).then(|| {
+        "the local log also holds records that were born in other clusters; they are forwarded to this region, and NOT compared: the result is about what \
+         was born here"
+            .to_owned()
+    })
 }
 
 async fn one(planned: Planned, context: &Context, down: &AtomicBool) -> PartitionReport {
@@ -243,6 +254,16 @@ mod tests {
     }
 
     const US: &str = "[[region]]\nname = \"us\"\nbootstrap_servers = [\"no-such-host.invalid:9092\"]\n";
+
+    #[test]
+    fn what_is_forwarded_and_not_compared_is_said() {
+        let counts = |other_streams| Counts { other_streams, ..Counts::default() };
+        assert_eq!(not_compared(Forward::Own, &counts(5)), None, "it is not mirrored");
+        assert_eq!(not_compared(Forward::All, &counts(0)), None, "there is none");
+        for forward in [Forward::All, Forward::Restore] {
+            assert!(not_compared(forward, &counts(5)).is_some_and(|note| note.contains("NOT compared")));
+        }
+    }
 
     #[tokio::test]
     async fn a_region_that_is_not_configured_is_a_mistake_in_the_command() {
