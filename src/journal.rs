@@ -50,6 +50,8 @@ pub enum Kind {
     RecordsSkipped,
     /// Something happened to a stream that a person should know, such as records that may be in the region twice.
     StreamIncident,
+    /// Something is mirrored in both directions that can't become equal on both sides, or may go round.
+    Diverges,
     /// Files of a certificate have changed, and what they hold is in use.
     CertificateLoaded,
     /// Files of a certificate have changed, and can't be used.

@@ -180,6 +180,37 @@ fn advice(key: &str) -> String {
     )
 }
 
+/// The compacted topics that the region gets.
+pub(super) fn compacted(region: &Region, here: &Metadata, settings: &Settings) -> BTreeSet<String> {
+    let compacts = |name: &str| {
+        let policy = settings.topics.get(name).and_then(|values| values.get("cleanup.policy"));
+        policy.is_some_and(|policy| policy.value.contains("compact"))
+    };
+    let mirrored = here.topics.iter().filter(|(name, topic)| !topic.internal && region.selects(name));
+    mirrored.map(|(name, _)| name.to_string()).filter(|name| compacts(name)).collect()
+}
+
+/// What it means that these compacted topics come back from the region.
+pub(super) fn mirrored_back(topics: &BTreeSet<String>) -> Option<Line> {
+    let names: Vec<&String> = topics.iter().collect();
+    (!names.is_empty()).then(|| {
+        Line::warning(
+            format!("{} compacted and mirrored in both directions: {}", plural(names.len(), "topic"), some_of(&names)),
+            "where a key is written on both sides, the two clusters keep different values of it for good: write each key on one side only, or keep the \
+             origins apart with topic_name = \"{origin}.{topic}\"; see docs/topologies.md",
+        )
+    })
+}
+
+/// What it means that a region can't tell what is mirrored to it from what is its own.
+pub(super) fn handed_out_ids() -> Line {
+    Line::warning(
+        "the region's brokers refuse the producer ids that tell where records were born: streams write under ids that it handed out",
+        "mirror these topics in this direction only: what the region mirrors back comes as if it were its own, and where this cluster's brokers refuse \
+         such ids too, it goes round for ever; see docs/topologies.md",
+    )
+}
+
 /// Brokers that compress again change what is mirrored.
 fn recompressed(pairs: &[(&str, &Values, &Values)]) -> Option<Line> {
     let again = |values: &Values| values.get("compression.type").filter(|setting| setting.value != "producer").cloned();

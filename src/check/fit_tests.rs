@@ -164,3 +164,22 @@ fn a_backlog_older_than_producers_are_remembered_is_a_warning() {
     assert_eq!(expiration_ms(&settings(&[], &[("producer.id.expiration.ms", "3600000")])), 3_600_000);
     assert_eq!(expiration_ms(&Settings::default()), EXPIRATION_MS);
 }
+
+#[test]
+fn compacted_topics_that_come_back_from_the_region_can_not_converge() {
+    let here = settings(
+        &[
+            ("profiles", &[("cleanup.policy", "compact")]),
+            ("both", &[("cleanup.policy", "compact,delete")]),
+            ("orders", &[("cleanup.policy", "delete")]),
+        ],
+        &[],
+    );
+    let config = config("");
+    let topics = compacted(&config.region[0], &metadata(&["profiles", "both", "orders"]), &here);
+    assert_eq!(topics.iter().map(String::as_str).collect::<Vec<_>>(), ["both", "profiles"]);
+    assert_eq!(mirrored_back(&BTreeSet::new()), None, "in one direction they do");
+    let said = mirrored_back(&topics).expect("a line");
+    assert_eq!(said.level, Level::Warning);
+    assert!(said.what.contains("both, profiles"), "{}", said.what);
+}

@@ -128,6 +128,11 @@ async fn fits(
     let (Some(region), Some(cluster)) = (config.region.get(index), &local.cluster) else { return Vec::new() };
     let (Some(metadata), Some(metadata_there)) = (local.metadata(), found.metadata()) else { return Vec::new() };
     let mut lines = fit::region(config, region, (metadata, here), (metadata_there, there));
+    let compacted = fit::compacted(region, metadata, here);
+    lines.extend(fit::mirrored_back(&settings::mirrored_back(cluster, &compacted, &metadata_there.cluster_id).await));
+    if settings::writes_under_handed_out_ids(cluster, region, &config.proxy.name).await {
+        lines.push(fit::handed_out_ids());
+    }
     let expiration_ms = fit::expiration_ms(there);
     match settings::older_backlog(cluster, region, &config.proxy.name, expiration_ms).await {
         Ok(older) => lines.extend(fit::backlog(&older, expiration_ms)),

@@ -3,12 +3,14 @@
 //! # References
 //! KIP-836 (DescribeQuorum with times), KIP-584 (features in ApiVersions).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use kafka_protocol::messages::describe_producers_request::TopicRequest;
+use kafka_protocol::messages::describe_producers_response::TopicResponse;
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
-use kafka_protocol::messages::{DescribeQuorumRequest, TopicName};
+use kafka_protocol::messages::{DescribeProducersRequest, DescribeQuorumRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -18,6 +20,7 @@ use crate::client::cluster::Cluster;
 use crate::client::configs::{BROKER, TOPIC, Values, describe};
 use crate::client::error_code;
 use crate::config::Region;
+use crate::mirror::identity::is_born_in;
 use crate::mirror::offsets::{Which, list_all};
 use crate::mirror::progress::{Partition, Progress};
 use crate::mirror::topic_list::mirrored_topics;
@@ -182,6 +185,48 @@ pub(super) async fn older_backlog(
         }
     }
     Ok(older)
+}
+
+/// Which of these local topics hold, as far as their leaders remember, what was born in the region: it mirrors them back.
+pub(super) async fn mirrored_back(
+    local: &Cluster,
+    topics: &BTreeSet<String>,
+    region_cluster_id: &str,
+) -> BTreeSet<String> {
+    let metadata = local.metadata();
+    let mut by_leader: BTreeMap<i32, Vec<TopicRequest>> = BTreeMap::new();
+    for (name, topic) in metadata.topics.iter().filter(|(name, _)| topics.contains(&***name)) {
+        let mut partitions: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+        for (partition, leader) in topic.partitions.iter().filter(|(_, leader)| leader.node_id >= 0) {
+            partitions.entry(leader.node_id).or_default().push(*partition);
+        }
+        for (node_id, partitions) in partitions {
+            let topic = TopicRequest::default().with_name(TopicName(StrBytes::from_string(name.to_string())));
+            by_leader.entry(node_id).or_default().push(topic.with_partition_indexes(partitions));
+        }
+    }
+    let mut found = BTreeSet::new();
+    for (node_id, topics) in by_leader {
+        // A broker that does not say proves nothing.
+        let Ok(answer) = local.call(node_id, &DescribeProducersRequest::default().with_topics(topics)).await else {
+            continue;
+        };
+        let born_there = |topic: &TopicResponse| {
+            let producers = topic.partitions.iter().flat_map(|partition| &partition.active_producers);
+            producers.into_iter().any(|producer| is_born_in(producer.producer_id.0, region_cluster_id))
+        };
+        found.extend(answer.topics.iter().filter(|topic| born_there(topic)).map(|topic| topic.name.to_string()));
+    }
+    found
+}
+
+/// Whether any stream to the region writes under a producer id that the region has handed out.
+pub(super) async fn writes_under_handed_out_ids(local: &Arc<Cluster>, region: &Region, origin: &str) -> bool {
+    let topics = mirrored_topics(&local.metadata(), region, origin);
+    let partitions: Vec<Partition> =
+        topics.iter().flat_map(|topic| (0..topic.partitions).map(|number| (topic.name.clone(), number))).collect();
+    let committed = Progress::new(local.clone(), &region.name).load(&partitions).await.unwrap_or_default();
+    committed.values().flatten().any(|commit| commit.position.handed_out_id.is_some())
 }
 
 fn offset(found: &crate::mirror::offsets::LogOffset) -> i64 {

@@ -86,6 +86,13 @@ pub enum Event {
         /// That long.
         expiration_ms: i64,
     },
+    /// Whether a local topic's log is compacted.
+    Compacted {
+        /// The topic.
+        topic: Arc<str>,
+        /// Whether it is; `None` where its cluster does not say now.
+        compacted: Option<bool>,
+    },
     /// The first offset of local logs whose wanted offset is gone.
     LogStarts(Vec<(usize, i64)>),
     /// Positions were committed, or not.

@@ -13,6 +13,7 @@ mod roster;
 mod settle;
 mod steer;
 mod tenure;
+mod two_way;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -261,6 +262,10 @@ pub struct Region {
     told_unprotected: bool,
     /// Streams that an open transaction holds back.
     held_back: BTreeSet<usize>,
+    /// Topics whose local log holds what was born in the region.
+    comes_back: HashSet<Arc<str>>,
+    /// Whether it was told that MirrorMaker 2 works on one of the two sides.
+    told_mirror_maker: bool,
     waiting_bytes: usize,
     committing: bool,
     commit_now: bool,
@@ -311,6 +316,8 @@ impl Region {
             expirations: BTreeMap::new(),
             told_unprotected: false,
             held_back: BTreeSet::new(),
+            comes_back: HashSet::new(),
+            told_mirror_maker: false,
             waiting_bytes: 0,
             committing: false,
             commit_now: false,
@@ -551,6 +558,7 @@ impl Region {
                     self.slots[stream].stream.on_transaction(transaction);
                 }
             }
+            Event::Compacted { topic, compacted } => self.compacted(&topic, compacted),
             Event::LogStarts(starts) => {
                 for (stream, log_start) in starts {
                     self.log_start(stream, log_start, now);
@@ -607,6 +615,7 @@ impl Region {
                     Ok(()) => {
                         self.reachable();
                         self.recreate_topics(now);
+                        self.look_for_mirror_maker();
                     }
                     Err(error) => self.not_reachable(&error),
                 }

@@ -21,6 +21,10 @@ impl Region {
 
     pub(super) fn settle_stream(&mut self, stream: usize, now: Instant) {
         self.end_survey(stream);
+        if let Some(producer_id) = self.slots[stream].stream.passed_over.take() {
+            self.note_passed_over(stream, producer_id);
+        }
+        self.hold_back_circles(stream, now);
         let link_up = self.link_is_up(self.slots[stream].node_id);
         let share = self.parts.settings.catch_up_share_bytes;
         let slot = &mut self.slots[stream];

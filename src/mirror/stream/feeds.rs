@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::mirror::batch::Fetched;
+use crate::mirror::identity::is_reserved;
 
 impl Stream {
     /// A session has seen the local broker `node_id` acknowledge this batch. `verified` says that the session's connection was open when that broker
@@ -177,6 +178,9 @@ impl Stream {
         let skip = skip || !self.origin.has(&source);
         if !skip && self.row_is_unknown() {
             return self.seek_row(source, now);
+        }
+        if self.origin == Origin::Here && is_reserved(source.producer_id) {
+            self.passed_over = Some(source.producer_id);
         }
         let next = source.next_offset();
         self.next_offset = next;

@@ -356,6 +356,8 @@ pub struct Stream {
     blocked: Option<String>,
     /// Something that a person must hear of; whoever drives the stream takes and logs it.
     pub incident: Option<String>,
+    /// The producer id of a batch that was born elsewhere, which a stream of what was born here has passed over, until somebody looks.
+    pub passed_over: Option<i64>,
 }
 
 impl Stream {
@@ -416,6 +418,7 @@ impl Stream {
             positioned: false,
             blocked: None,
             incident: None,
+            passed_over: None,
         }
     }
 

@@ -292,6 +292,14 @@ impl Stream {
         self.phase = Phase::Stalled { reason, obstacle: None, retry_at: now + STALL_RETRY };
     }
 
+    /// Nothing more may be sent, though it could: stalls once nothing is unanswered.
+    pub fn hold_back(&mut self, reason: String, now: Instant) {
+        if matches!(self.phase, Phase::Sending { .. }) {
+            self.drain(After::Stall(reason, None));
+            self.leave_draining(now);
+        }
+    }
+
     /// The batch that is in the way, where the stream is stalled by one.
     pub fn obstacle(&self) -> Option<Obstacle> {
         if let Phase::Stalled { obstacle, .. } = &self.phase { *obstacle } else { None }

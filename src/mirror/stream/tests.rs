@@ -559,3 +559,22 @@ fn a_stream_that_waits_for_an_open_transaction_says_so_until_it_goes_on() {
     stream.on_fetched(5, fetched(log, 5, long), Vec::new(), ends(9), long);
     assert!(!stream.is_waiting() && stream.waits_for(long, 0).is_none());
 }
+
+#[test]
+fn what_was_born_elsewhere_is_passed_over_and_told_and_a_stream_that_is_held_back_sends_nothing() {
+    let now = Instant::now();
+    let mut stream = with_two_read(now, 9);
+    let from_elsewhere = bytes_of(5, 4, 20, 0, Identity { producer_id: OURS + 1, producer_epoch: 0, base_sequence: 0 });
+    assert_eq!(stream.passed_over, None);
+    stream.on_fetched(5, fetched(from_elsewhere, 5, now), Vec::new(), ends(9), now);
+    assert_eq!(stream.passed_over.take(), Some(OURS + 1));
+    stream.hold_back("it would come back".to_owned(), now);
+    assert!(!stream.can_send());
+    assert!(matches!(stream.phase(), Phase::Stalled { obstacle: None, .. }), "{:?}", stream.phase());
+    // It looks again now and then, and is held back again before anything goes.
+    stream.on_tick(now + super::STALL_RETRY);
+    stream.on_scanned(None, false);
+    assert!(matches!(stream.phase(), Phase::Sending { .. }), "{:?}", stream.phase());
+    stream.hold_back("it would come back".to_owned(), now);
+    assert!(stream.next_batch().is_none());
+}
