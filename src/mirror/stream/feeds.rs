@@ -270,6 +270,15 @@ impl Stream {
         }
     }
 
+    /// What is between the position and the log's end is read at once. Where there is nothing, the stream is behind no longer: perhaps another path, or this
+    /// stream before a failure, had brought all of it, so that no batch comes that would say so.
+    pub(super) fn read_on(&mut self) {
+        self.catching_up = self.next_offset < self.source.end;
+        if !self.catching_up {
+            self.behind_since = None;
+        }
+    }
+
     pub(super) fn note_behind(&mut self, now: Instant) {
         if self.next_offset >= self.source.end {
             self.behind_since = None;

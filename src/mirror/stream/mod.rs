@@ -550,7 +550,8 @@ impl Stream {
     pub fn behind_for(&self, now: Instant) -> Duration {
         let oldest = self.in_flight.front().map(|batch| batch.since);
         let oldest = oldest.or_else(|| self.ready.front().map(|ready| ready.batch.since));
-        let since = [self.behind_since, oldest].into_iter().flatten().min();
+        let behind_since = self.behind_since.filter(|_| self.next_offset < self.source.end);
+        let since = [behind_since, oldest].into_iter().flatten().min();
         since.map(|since| now.saturating_duration_since(since)).unwrap_or_default()
     }
 

@@ -24,7 +24,7 @@ impl Stream {
             _ => self.phase = Phase::Sending { primed: false },
         }
         // What is between the position and the log's end is read at once.
-        self.catching_up = self.next_offset < self.source.end;
+        self.read_on();
     }
 
     /// Whether the region should be asked for a producer id now.
@@ -74,7 +74,7 @@ impl Stream {
         self.position = position;
         self.rewind();
         self.phase = Phase::Sending { primed: false };
-        self.catching_up = self.next_offset < self.source.end;
+        self.read_on();
     }
 
     /// The position was found anew, but not in this incarnation: one begins that is newer than `above_epoch`. From `region_offset` on
@@ -99,7 +99,7 @@ impl Stream {
         self.position.region_offset = region_offset;
         self.position.region_leader_epoch = region_leader_epoch;
         self.begin_incarnation(source_offset);
-        self.catching_up = self.next_offset < self.source.end;
+        self.read_on();
     }
 
     /// An operator wants everything from `source_offset` on to be sent again, in a new incarnation: `region_end` is the region's log end and the leader epoch

@@ -67,7 +67,7 @@ impl Stream {
         self.position.region_leader_epoch = -1;
         self.rewind();
         self.phase = Phase::Sending { primed: false };
-        self.catching_up = self.next_offset < self.source.end;
+        self.read_on();
     }
 
     /// Stalls a stream that has nothing under way, because of a batch that an operator may step over.

@@ -229,7 +229,7 @@ impl Stream {
                 }
                 self.doubt = None;
                 self.begin_incarnation(offset);
-                self.catching_up = self.next_offset < self.source.end;
+                self.read_on();
             }
             After::Stall(reason, obstacle) => {
                 self.phase = Phase::Stalled { reason, obstacle, retry_at: now + STALL_RETRY }

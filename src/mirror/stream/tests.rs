@@ -578,3 +578,21 @@ fn what_was_born_elsewhere_is_passed_over_and_told_and_a_stream_that_is_held_bac
     stream.hold_back("it would come back".to_owned(), now);
     assert!(stream.next_batch().is_none());
 }
+
+#[test]
+fn a_stream_that_finds_all_of_it_in_the_region_is_behind_no_longer() {
+    let now = Instant::now();
+    let mut stream = with_two_read(now, 9);
+    send_one(&mut stream, now);
+    send_one(&mut stream, now);
+    let later = now + Duration::from_secs(5);
+    stream.on_tick(later);
+    assert!(stream.behind_for(later) > Duration::from_secs(1), "offsets 5 to 9 are missing");
+    stream.on_link_lost(later);
+    stream.on_unproven();
+    // Another path has brought the rest.
+    let position = Position { source_offset: 9, sequence: stream.position().sequence + 4, ..stream.position() };
+    stream.resume_at(position);
+    assert_eq!((stream.lag_records(), stream.behind_for(later)), (0, Duration::ZERO));
+    assert!(!stream.needs_ticks());
+}
