@@ -23,7 +23,8 @@ use super::batch::Fingerprint;
 use super::committed::Origin;
 use super::offsets::{Which, list_offsets, name};
 use super::progress::{Partition, Position};
-use super::retrace::{Last, Log, SEARCH_BYTES_MAX, Stretch, bounds, offset_at, search_back};
+use super::retrace::{Last, Log, SEARCH_BYTES_MAX, Stretch, bounds, count_on, nothing_follows, offset_at, search_back};
+use super::scan::{Remembered, remembered};
 use super::stream::{Found, Obstacle};
 use crate::client::ClientError;
 use crate::client::cluster::Cluster;
@@ -180,7 +181,20 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, rejoin: &Rejoin) -
     let Some(Last { epoch, found }) = last else {
         return Ok(match first {
             // Retention took the row's end; what was acknowledged before is no less true.
-            _ if known && position.region_offset <= region_start && region_start > 0 => Rejoined::Row(*position),
+            _ if known && position.region_offset <= region_start && region_start > 0 => {
+                if !nothing_follows(region, node_id, there_at, &mut there, *producer_id, region_end).await? {
+                    return Ok(Rejoined::Later);
+                }
+                return retired_row(
+                    region,
+                    node_id,
+                    rejoin,
+                    &mut here,
+                    (region_start, region_epoch),
+                    (source_start, source_end),
+                )
+                .await;
+            }
             _ if known => Rejoined::Gone { source_start },
             Some(First { header, .. }) => Rejoined::Begins {
                 source_offset: header.base_offset,
@@ -237,6 +251,40 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, rejoin: &Rejoin) -
     );
     let records = u64::try_from(header.record_count).unwrap_or(0);
     Ok(Rejoined::Stalled(reason, Obstacle { offset: header.base_offset, next_offset: header.next_offset(), records }))
+}
+
+/// Retention took the row's end in the region. Where the row stands only the broker remembers, and by how many records that is further than the position.
+async fn retired_row(
+    region: &Cluster,
+    node_id: i32,
+    rejoin: &Rejoin,
+    here: &mut Log<'_>,
+    (region_start, region_epoch): (i64, i32),
+    (source_start, source_end): (i64, i64),
+) -> Result<Rejoined, ClientError> {
+    // Where the log begins there is nothing before that would have to be the last batch.
+    let position = Position { region_offset: region_start, region_leader_epoch: region_epoch, ..rejoin.position };
+    let remembered = match remembered(region, node_id, &rejoin.region, rejoin.producer_id).await {
+        Err(ClientError::Unsupported { .. }) => Remembered::Nothing,
+        other => other?,
+    };
+    let (epoch, next_sequence) = match remembered {
+        Remembered::Failed(code) => return Ok(failed(code)),
+        Remembered::Nothing => return Ok(Rejoined::Row(position)),
+        Remembered::Producer { epoch, next_sequence } => (epoch, next_sequence),
+    };
+    if (epoch, next_sequence) == (position.producer_epoch, position.sequence) {
+        return Ok(Rejoined::Row(position));
+    }
+    let ahead = sequence_after(next_sequence, -i64::from(position.sequence));
+    let mut source_offset = position.source_offset;
+    if epoch == position.producer_epoch && ahead <= i32::MAX / 2 && source_offset >= source_start {
+        match count_on(here, i64::from(ahead), source_offset, source_end).await? {
+            Stretch::Failed(code) => return Ok(failed(code)),
+            Stretch::Read(counted) => source_offset = counted.unwrap_or(source_offset),
+        }
+    }
+    Ok(Rejoined::Row(Position { source_offset, producer_epoch: epoch, sequence: next_sequence, ..position }))
 }
 
 fn failed(code: i16) -> Rejoined {

@@ -21,7 +21,8 @@ use super::batch::{Batch, Fingerprint, fetched};
 use super::committed::{Aborted, Origin};
 use super::offsets::{Which, list_offsets, name};
 use super::progress::{Partition, Position, is_passing};
-use super::stream::{Doubt, Found};
+use super::scan::{Remembered, remembered};
+use super::stream::{Doubt, Found, LATE_REQUESTS};
 use crate::client::ClientError;
 use crate::client::cluster::Cluster;
 use crate::client::connection::Connection;
@@ -176,10 +177,57 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, trace: &Trace) -> 
         Stretch::Read(last) => last,
         Stretch::Failed(code) => return Ok(failed(code)),
     };
-    let Some(Last { epoch, found }) = last else {
-        return Ok(Retraced::Gone { region_offset: region_end, source_start });
-    };
     let position = trace.position;
+    let Some(Last { epoch, found }) = last else {
+        if position.region_offset >= region_start || region_start == 0 {
+            return Ok(Retraced::Gone { region_offset: region_end, source_start });
+        }
+        if !nothing_follows(region, node_id, &trace.region, &mut there, trace.producer_id, region_end).await? {
+            return Ok(Retraced::Later);
+        }
+        // Retention took all that the stream wrote, or all that it wrote behind its position. How much that was only the broker remembers.
+        let remembered = match remembered(region, node_id, &trace.region, trace.producer_id).await {
+            Err(ClientError::Unsupported { .. }) => Remembered::Nothing,
+            other => other?,
+        };
+        let mut above_epoch = position.producer_epoch;
+        match remembered {
+            Remembered::Failed(code) => return Ok(failed(code)),
+            Remembered::Producer { epoch, next_sequence } if epoch == position.producer_epoch => {
+                let ahead = sequence_after(next_sequence, -i64::from(position.sequence));
+                // A position where the local log begins may be one that was never committed: from there nothing can be counted once something was taken.
+                let counts = position.source_offset > source_start || source_start == 0;
+                if ahead <= i32::MAX / 2 && position.source_offset >= source_start && counts {
+                    match count_on(&mut here, i64::from(ahead), position.source_offset, source_end).await? {
+                        Stretch::Failed(code) => return Ok(failed(code)),
+                        Stretch::Read(Some(source_offset)) => {
+                            let position = Position {
+                                source_offset,
+                                sequence: next_sequence,
+                                // Where the log begins there is nothing before that would have to be the last batch.
+                                region_offset: region_start,
+                                region_leader_epoch: region_epoch,
+                                ..position
+                            };
+                            return Ok(Retraced::Resume { position, records: 0 });
+                        }
+                        Stretch::Read(None) => {}
+                    }
+                }
+            }
+            Remembered::Producer { epoch, .. } => above_epoch = above_epoch.max(epoch),
+            Remembered::Nothing => {}
+        }
+        let source_offset = position.source_offset.max(source_start);
+        return Ok(Retraced::Restart {
+            source_offset,
+            above_epoch,
+            region_offset: region_end,
+            region_leader_epoch: region_epoch,
+            proven: true,
+            lost_records: u64::try_from(source_offset - position.source_offset).unwrap_or(0),
+        });
+    };
     // Records that the region has beyond the position, as far as sequences tell; fewer than none if it lacks some before it.
     let mut beyond = 0;
     if epoch == position.producer_epoch {
@@ -584,6 +632,49 @@ async fn step_on(
         }
         let ends_here = count == records && !passed_over && fingerprint.fits(batch);
         ControlFlow::Break(ends_here.then_some(batch.header.next_offset()))
+    });
+    Ok(match read.await? {
+        Stretch::Read(found) => Stretch::Read(found.flatten()),
+        Stretch::Failed(code) => Stretch::Failed(code),
+    })
+}
+
+/// Whether nothing of a producer shows up behind the end of a region's log either, within the time that a late request, or a replica, may take: a broker remembers what
+/// is appended, though it may not be committed yet.
+pub(super) async fn nothing_follows(
+    region: &Cluster,
+    node_id: i32,
+    partition: &Partition,
+    there: &mut Log<'_>,
+    producer_id: i64,
+    region_end: i64,
+) -> Result<bool, ClientError> {
+    tokio::time::sleep(LATE_REQUESTS).await;
+    let Some((_, end, _)) = bounds(region, node_id, partition).await? else { return Ok(false) };
+    let last = search_back(there, producer_id, region_end, end, SEARCH_BYTES_MAX).await?;
+    Ok(matches!(last, Stretch::Read(None)))
+}
+
+/// The source offset behind the batch that ends exactly `records` records behind `from`, whatever it holds.
+pub(super) async fn count_on(
+    log: &mut Log<'_>,
+    records: i64,
+    from: i64,
+    end: i64,
+) -> Result<Stretch<Option<i64>>, ClientError> {
+    if records == 0 {
+        return Ok(Stretch::Read(Some(from)));
+    }
+    let mut count = 0;
+    let most = |left: i64| i32::try_from(left).unwrap_or(i32::MAX);
+    let read = log.read_in(from, end, most(records), |batch, passed_over| {
+        if !passed_over {
+            count += i64::from(batch.header.record_count);
+        }
+        if count < records {
+            return ControlFlow::Continue(most(records - count));
+        }
+        ControlFlow::Break((count == records).then_some(batch.header.next_offset()))
     });
     Ok(match read.await? {
         Stretch::Read(found) => Stretch::Read(found.flatten()),

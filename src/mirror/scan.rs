@@ -9,12 +9,14 @@
 //! Batches above the high watermark are appended but not committed, and not seen: when the stream goes on and one of them is there, the broker
 //! says so (it is a duplicate, or error 45), and the search is made again.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
-use kafka_protocol::messages::{BrokerId, FetchRequest};
+use kafka_protocol::messages::{BrokerId, DescribeProducersRequest, FetchRequest};
 use tokio::time::Instant;
 
 use super::batch::{Fingerprint, fetched};
@@ -77,7 +79,8 @@ pub enum Doubt {
     Replaced,
     /// This newer incarnation of the stream has written there: committed progress was lost, or went back.
     Newer(i16),
-    /// Retention took what followed the position there, and batches of the stream lie behind that: committed progress is old.
+    /// Retention took what followed the position there, and batches of the stream lie behind that, or its broker remembers some that lay there: committed
+    /// progress is old.
     Retired,
 }
 
@@ -101,7 +104,12 @@ pub async fn scan(cluster: &Cluster, node_id: i32, targets: Vec<Target>) -> Resu
                 let Some(search) = searches.get_mut(&key) else { continue };
                 let before = (search.cursor, search.proved);
                 let end = match partition.error_code {
-                    0 => search.read(partition.records.unwrap_or_default(), partition.high_watermark),
+                    0 => match search.read(partition.records.unwrap_or_default(), partition.high_watermark) {
+                        Some(end) if search.may_have_lost(&end) => {
+                            Some(search.ask_memory(cluster, node_id, end).await?)
+                        }
+                        end => end,
+                    },
                     error_code::OFFSET_OUT_OF_RANGE => search.out_of_range(cluster, node_id).await?,
                     code => Some(Scanned::Failed(code)),
                 };
@@ -223,6 +231,36 @@ impl Search {
             && sequence_after(header.base_sequence, i64::from(header.last_offset_delta) + 1) == self.target.sequence
     }
 
+    /// Nothing of the stream lies behind the position, but retention took what did: something of it may have been there.
+    fn may_have_lost(&self, end: &Scanned) -> bool {
+        self.has_gap && *end == Scanned::Complete { found: None, out_of_row: 0 }
+    }
+
+    /// Whether something of the stream was in what retention took is known only to the broker's memory of producers. One that remembers nothing takes whatever
+    /// comes: nothing can be there twice then.
+    async fn ask_memory(&self, cluster: &Cluster, node_id: i32, end: Scanned) -> Result<Scanned, ClientError> {
+        let remembered = match remembered(cluster, node_id, &self.target.partition, self.target.producer_id).await {
+            Ok(remembered) => remembered,
+            // It can't be asked: it may have been there.
+            Err(ClientError::Unsupported { .. }) => return Ok(Scanned::Unproven(Doubt::Retired)),
+            Err(error) => return Err(error),
+        };
+        Ok(match remembered {
+            Remembered::Failed(code) => Scanned::Failed(code),
+            Remembered::Nothing => end,
+            Remembered::Producer { epoch, next_sequence } => {
+                let (ours, at) = (self.target.producer_epoch, self.target.sequence);
+                match epoch.cmp(&ours) {
+                    Ordering::Greater => Scanned::Unproven(Doubt::Newer(epoch)),
+                    // An incarnation that has not written yet.
+                    Ordering::Less => end,
+                    Ordering::Equal if next_sequence == at => end,
+                    Ordering::Equal => Scanned::Unproven(Doubt::Retired),
+                }
+            }
+        })
+    }
+
     /// The offset is not in the log: it was removed by retention, or never was there.
     async fn out_of_range(&mut self, cluster: &Cluster, node_id: i32) -> Result<Option<Scanned>, ClientError> {
         let partition = [&self.target.partition];
@@ -246,6 +284,50 @@ impl Search {
         self.proved = true;
         Ok(None)
     }
+}
+
+/// What a broker remembers of a producer in a partition that it leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remembered {
+    /// Nothing: it never wrote there, or so long ago that it was forgotten.
+    Nothing,
+    /// Its last batch.
+    Producer {
+        /// The batch's epoch.
+        epoch: i16,
+        /// The sequence that follows it.
+        next_sequence: i32,
+    },
+    /// It can't say now: Kafka's error code.
+    Failed(i16),
+}
+
+/// Asks the leader of a partition what it remembers of a producer.
+///
+/// # Errors
+/// Those of the call; [`ClientError::Unsupported`] of brokers that don't know DescribeProducers.
+pub(super) async fn remembered(
+    cluster: &Cluster,
+    node_id: i32,
+    partition: &Partition,
+    producer_id: i64,
+) -> Result<Remembered, ClientError> {
+    let topic = TopicRequest::default().with_name(name(&partition.0)).with_partition_indexes(vec![partition.1]);
+    let answer = cluster.call(node_id, &DescribeProducersRequest::default().with_topics(vec![topic])).await?;
+    let Some(partition) = answer.topics.iter().flat_map(|topic| &topic.partitions).next() else {
+        return Ok(Remembered::Failed(error_code::UNKNOWN_TOPIC_OR_PARTITION));
+    };
+    if partition.error_code != 0 {
+        return Ok(Remembered::Failed(partition.error_code));
+    }
+    let producer = partition.active_producers.iter().find(|producer| producer.producer_id.0 == producer_id);
+    Ok(match producer {
+        Some(producer) if producer.last_sequence >= 0 => Remembered::Producer {
+            epoch: i16::try_from(producer.producer_epoch).unwrap_or(i16::MAX),
+            next_sequence: sequence_after(producer.last_sequence, 1),
+        },
+        _ => Remembered::Nothing,
+    })
 }
 
 async fn fetch(
@@ -386,6 +468,17 @@ mod tests {
         (search.has_gap, search.proved, search.cursor) = (true, true, 110);
         let retired = Some(Scanned::Unproven(Doubt::Retired));
         assert_eq!(search.read(bare_log(&[(110, 5, OURS, 2, 60), (115, 1, OURS, 2, 65)]), 116), retired);
+    }
+
+    #[test]
+    fn where_retention_took_what_followed_the_position_nothing_found_proves_nothing() {
+        let nothing = Scanned::Complete { found: None, out_of_row: 0 };
+        let mut search = search();
+        (search.has_gap, search.proved, search.cursor) = (true, true, 110);
+        assert_eq!(search.read(bare_log(&[(110, 5, 7, 0, 0)]), 115), Some(nothing));
+        assert!(search.may_have_lost(&nothing));
+        search.has_gap = false;
+        assert!(!search.may_have_lost(&nothing));
     }
 
     #[test]

@@ -30,8 +30,8 @@ impl Region {
             } => {
                 incident = Some(if proven {
                     format!(
-                        "the committed progress was not the region's, or retention took what lay behind it: the last batch that both logs hold was \
-                         found, and a new incarnation of the stream begins behind it, at source offset {source_offset}"
+                        "the committed progress was not the region's, or retention took what lay behind it: a new incarnation of the stream begins at \
+                         source offset {source_offset}, behind the last batch that both logs are known to have held"
                     )
                 } else {
                     format!(
