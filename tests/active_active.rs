@@ -93,89 +93,117 @@ async fn clusters() -> Result<(Cluster, Cluster, Cluster)> {
     tokio::try_join!(start("eu"), start("us"), start("ap"))
 }
 
+/// Three clusters, each with a proxy that reaches the others through their own proxies.
+struct Mesh {
+    clusters: [Cluster; 3],
+    proxies: Vec<Proxy>,
+    records: usize,
+}
+
+const NAMES: [&str; 3] = ["eu", "us", "ap"];
+
+impl Mesh {
+    async fn start() -> Result<Self> {
+        let (eu, us, ap) = clusters().await?;
+        let clusters = [eu, us, ap];
+        // The proxies' addresses are known once all are prepared.
+        let mut proxies = Vec::new();
+        for (at, cluster) in clusters.iter().enumerate() {
+            cluster.create_topic(TOPIC, PARTITIONS, 1, &[]).await?;
+            let mut config = ProxyConfig::new(NAMES[at], &cluster.bootstrap()).allow("can't be reached");
+            for name in NAMES.iter().filter(|name| **name != NAMES[at]) {
+                config = config.region(name, &format!("{name}.invalid:1"));
+            }
+            proxies.push(Proxy::prepare(DIFFLUENT, config)?);
+        }
+        for proxy in &proxies {
+            let mut text = std::fs::read_to_string(proxy.config_path())?;
+            for (name, other) in NAMES.iter().zip(&proxies) {
+                text = text.replace(&format!("{name}.invalid:1"), &other.bootstrap());
+            }
+            std::fs::write(proxy.config_path(), text)?;
+        }
+        for proxy in &mut proxies {
+            proxy.spawn()?;
+        }
+        for proxy in &mut proxies {
+            proxy.wait_ready(PATIENCE).await?;
+        }
+        Ok(Self { clusters, proxies, records: 0 })
+    }
+
+    /// Waits until each cluster has every record, and compares.
+    async fn converges(&self) -> Result<()> {
+        for cluster in &self.clusters {
+            wait_for(cluster, TOPIC, self.records, &self.proxies.iter().collect::<Vec<_>>()).await?;
+        }
+        assert_converged(&self.clusters.each_ref(), TOPIC, self.records)
+    }
+
+    async fn finish(self) -> Result<()> {
+        for proxy in self.proxies {
+            proxy.finish().await?;
+        }
+        Ok(())
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "written, and not yet seen to run"]
-async fn three_regions_that_mirror_at_each_other_converge_over_kills_and_past_the_proxies_without_reading_their_logs()
--> Result<()> {
-    let (eu, us, ap) = clusters().await?;
-    let clusters = [&eu, &us, &ap];
-    let names = ["eu", "us", "ap"];
-    // Each reaches the others through their own proxies, whose addresses are known once all are prepared.
-    let mut proxies = Vec::new();
-    for (at, cluster) in clusters.iter().enumerate() {
-        cluster.create_topic(TOPIC, PARTITIONS, 1, &[]).await?;
-        let mut config = ProxyConfig::new(names[at], &cluster.bootstrap()).allow("can't be reached");
-        for name in names.iter().filter(|name| **name != names[at]) {
-            config = config.region(name, &format!("{name}.invalid:1"));
-        }
-        proxies.push(Proxy::prepare(DIFFLUENT, config)?);
-    }
-    for proxy in &proxies {
-        let mut text = std::fs::read_to_string(proxy.config_path())?;
-        for (name, other) in names.iter().zip(&proxies) {
-            text = text.replace(&format!("{name}.invalid:1"), &other.bootstrap());
-        }
-        std::fs::write(proxy.config_path(), text)?;
-    }
-    for proxy in &mut proxies {
-        proxy.spawn()?;
-    }
-    for proxy in &mut proxies {
-        proxy.wait_ready(PATIENCE).await?;
-    }
-    let mut records = 0;
+async fn three_regions_that_mirror_at_each_other_converge_over_kills_and_past_the_proxies() -> Result<()> {
+    let mut mesh = Mesh::start().await?;
     for round in 0..3_u64 {
-        for at in 0..clusters.len() {
-            let bootstrap = proxies[at].bootstrap();
+        for at in 0..NAMES.len() {
+            let bootstrap = mesh.proxies[at].bootstrap();
             let first = at as u64 * OWN + round * 1_000;
             let running = workload(&bootstrap, first, 400).start()?;
-            let past = workload(&clusters[at].bootstrap(), first + 500, 100).run().await?;
+            let past = workload(&mesh.clusters[at].bootstrap(), first + 500, 100).run().await?;
             assert_eq!((running.finish().await?.failed, past.failed), (0, 0));
-            records += 500;
+            mesh.records += 500;
             if round == 1 {
-                proxies[at].kill();
-                proxies[at].restart().await?;
+                mesh.proxies[at].kill();
+                mesh.proxies[at].restart().await?;
             }
         }
     }
-    for cluster in clusters {
-        wait_for(cluster, TOPIC, records, &proxies.iter().collect::<Vec<_>>()).await?;
-    }
-    assert_converged(&clusters, TOPIC, records)?;
+    mesh.converges().await?;
+    mesh.finish().await
+}
 
-    // All come through the proxies now, and what each one's own log got from elsewhere has come through its own: nothing is read.
-    for (at, name) in names.iter().enumerate() {
-        let others: Vec<&str> = names.iter().filter(|other| *other != name).copied().collect();
-        wait_mirrored(clusters[at], &proxies[at], &others, &[TOPIC]).await?;
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "fails: a stream whose own long poll is as fast as capture stays on it, and reads all of it"]
+async fn regions_behind_their_own_proxies_need_not_read_their_logs_to_see_what_was_born_elsewhere() -> Result<()> {
+    let mut mesh = Mesh::start().await?;
+    // All come through the proxies, and what each one's own log gets from elsewhere comes through its own. Until the streams have seen that, they read.
+    for (at, proxy) in mesh.proxies.iter().enumerate() {
+        let quiet = Workload { rate: Some(200), ..workload(&proxy.bootstrap(), at as u64 * OWN, 400) };
+        assert_eq!(quiet.run().await?.failed, 0);
+        mesh.records += 400;
     }
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    mesh.converges().await?;
+    for (at, name) in NAMES.iter().enumerate() {
+        let others: Vec<&str> = NAMES.iter().filter(|other| *other != name).copied().collect();
+        wait_mirrored(&mesh.clusters[at], &mesh.proxies[at], &others, &[TOPIC]).await?;
+    }
     let mut before = Vec::new();
-    for proxy in &proxies {
+    for proxy in &mesh.proxies {
         before.push(proxy.metric_with("diffluent_cluster_fetched_bytes_total", &["cluster=\"local\""]).await?);
     }
-    for (at, proxy) in proxies.iter().enumerate() {
+    for (at, proxy) in mesh.proxies.iter().enumerate() {
         let quiet = Workload { rate: Some(200), ..workload(&proxy.bootstrap(), at as u64 * OWN + 500_000, 400) };
         assert_eq!(quiet.run().await?.failed, 0);
-        records += 400;
+        mesh.records += 400;
     }
-    for cluster in clusters {
-        wait_for(cluster, TOPIC, records, &proxies.iter().collect::<Vec<_>>()).await?;
-    }
-    assert_converged(&clusters, TOPIC, records)?;
-    for (proxy, before) in proxies.iter().zip(before) {
+    mesh.converges().await?;
+    for (proxy, before) in mesh.proxies.iter().zip(before) {
         let read = proxy.metric_with("diffluent_cluster_fetched_bytes_total", &["cluster=\"local\""]).await? - before;
         let mirrored = 3.0 * 400.0 * 150.0;
         println!("{read} bytes were read from the local log while about {mirrored} came into it");
         assert!(read < mirrored / 10.0, "{read} bytes were read from the local log, of about {mirrored}");
     }
-    for proxy in proxies {
-        proxy.finish().await?;
-    }
-    Ok(())
+    mesh.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "written, and not yet seen to run"]
 async fn a_chain_forwards_and_a_rebuilt_cluster_gets_its_records_back() -> Result<()> {
     let (eu, us, ap) = clusters().await?;
     eu.create_topic(TOPIC, PARTITIONS, 1, &[]).await?;

@@ -12,13 +12,14 @@ mod proxy;
 mod records;
 mod run;
 
-use plan::Plan;
+use diffluent::lag::{RegionLag, State};
+use plan::{Brokers, Kind, Plan, ProducerPlan, Route};
 
 /// Seeds that are run when nothing else is asked for.
 const SEEDS: u64 = 200;
 
 /// Seeds that have found a fault in diffluent once.
-const KEPT: &[u64] = &[211];
+const KEPT: &[u64] = &[211, 269, 434, 444];
 
 #[test]
 fn whatever_goes_wrong_every_region_holds_every_committed_record_once_and_in_order() {
@@ -41,4 +42,38 @@ fn a_seed_replays_to_the_byte() {
         println!("seed {seed}: {:016x}", traces[0]);
         assert_eq!(traces[0], traces[1], "seed {seed}");
     }
+}
+
+#[test]
+fn what_a_region_would_send_back_as_its_own_is_held_back_and_does_not_go_round() {
+    let routes = vec![Route { from: 0, to: 1 }, Route { from: 1, to: 0 }];
+    let refuses = Brokers { refuse_foreign_ids: true, ..Brokers::default() };
+    let producer = ProducerPlan { cluster: 0, kind: Kind::Plain(-1), bypass: false, pipelined: 1, pause_ms: 50 };
+    let plan = Plan {
+        brokers: vec![1, 1],
+        origins: vec![0],
+        routes,
+        forwards: Vec::new(),
+        through_proxies: false,
+        distance_ms: 1,
+        buffer: "64 MiB",
+        topics: vec![1],
+        producers: vec![producer],
+        faults: Vec::new(),
+        brokers_are: vec![Brokers::default(), refuses],
+        ..Plan::new(1)
+    };
+    let held_back = |seen: &[RegionLag]| {
+        let partitions = seen.iter().flat_map(|region| &region.topics).flat_map(|topic| &topic.partitions);
+        partitions.into_iter().any(|partition| {
+            let reason = partition.reason.as_deref().unwrap_or_default();
+            partition.state == State::Stalled && reason.contains("mirrors topic topic-0 back")
+        })
+    };
+    let (then, later) = run::run_until(&plan, held_back, 30_000, 0).unwrap_or_else(|told| panic!("{told}"));
+    assert!(then > 0, "what came back is how it shows");
+    assert!(
+        later <= then + 5,
+        "{then} batches had come back when it showed, {later} later: what was on its way, no more"
+    );
 }

@@ -97,6 +97,7 @@ pub async fn run(plan: Arc<Plan>, cluster: usize, seen: Seen, fronts: Fronts) ->
     let config = configuration(&plan, cluster);
     let metrics = MirrorMetrics::register(&mut Registry::default());
     let capture = Arc::new(Capture::new(config.mirror.buffer.as_usize()));
+    let budget = capture.budget().clone();
     let reach = Reach { connect: Arc::new(Simulated), sasl: None };
     let local = Cluster::new("local", servers(&plan, cluster), reach, DIAL_TIMEOUT, metrics.traffic("local"));
     while local.refresh().await.is_err() {
@@ -139,6 +140,7 @@ pub async fn run(plan: Arc<Plan>, cluster: usize, seen: Seen, fronts: Fronts) ->
     }
     loop {
         tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(budget.level_bytes() <= budget.limit_bytes(), "{} bytes captured", budget.level_bytes());
         let lag = mirror.lag().await;
         *seen.lock().expect("nobody panicked") = lag;
     }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use diffluent::lag::{RegionLag, State as LagState};
+use diffluent::mirror::identity::is_reserved;
 use diffluent_testbed::model::{Model, State, serve_connection};
 use tokio::task::JoinSet;
 use turmoil::{Builder, Sim};
@@ -122,6 +123,41 @@ enum Mend {
 /// What the oracle found.
 pub fn run(plan: &Plan) -> Result<(), String> {
     World::new(plan).run()
+}
+
+/// Runs a plan until the lag that its proxies show is as wanted, and `more_ms` from then on; gives the batches that were born elsewhere in a cluster's first
+/// partition, then and at the end.
+///
+/// # Errors
+/// What is shown instead, after two simulated minutes.
+pub fn run_until(
+    plan: &Plan,
+    wanted: impl Fn(&[RegionLag]) -> bool,
+    more_ms: u64,
+    cluster: usize,
+) -> Result<(usize, usize), String> {
+    let mut world = World::new(plan);
+    let count = |world: &World| {
+        let state = world.clusters[cluster].look();
+        let partition = state.partition(&topic_name(0), 0);
+        let batches = partition.iter().flat_map(|partition| partition.batches());
+        batches.filter(|batch| is_reserved(batch.producer_id)).count()
+    };
+    let mut then = None;
+    loop {
+        world.sim.step().map_err(|error| format!("a host failed: {error}"))?;
+        let at = world.elapsed_ms();
+        world.now.store(EPOCH_MS + at as i64, Ordering::Relaxed);
+        match then {
+            Some((since, before)) if at > since + more_ms => return Ok((before, count(&world))),
+            Some(_) => {}
+            None if wanted(&world.seen[cluster].lock().expect("nobody panicked")) => {
+                then = Some((at, count(&world)));
+            }
+            None if at > 120_000 => return Err(world.told()),
+            None => {}
+        }
+    }
 }
 
 /// A number that stands for everything that was written in a run, and when.
