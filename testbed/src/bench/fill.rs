@@ -32,6 +32,8 @@ pub(super) struct Fill {
     pub(super) partitions: i32,
     pub(super) batch_bytes: u64,
     pub(super) until: Until,
+    /// Records a second; `None`: as fast as it goes.
+    pub(super) rate: Option<u64>,
 }
 
 /// What was produced.
@@ -98,6 +100,10 @@ impl Fill {
             };
             if done {
                 break;
+            }
+            if let Some(rate) = self.rate.filter(|_| records.is_multiple_of(run)) {
+                let due = Duration::from_secs_f64(records as f64 / rate.max(1) as f64);
+                std::thread::sleep(due.saturating_sub(begin.elapsed()));
             }
             let partition = i32::try_from((records / run) % partitions).unwrap_or(0);
             let record: BaseRecord<'_, (), [u8]> =

@@ -17,7 +17,7 @@ use crate::delay::DelaySpec;
 use crate::kafka::Cluster;
 use crate::proxy::{Proxy, ProxyConfig, RegionConfig};
 
-const RATE: u64 = 200;
+pub(super) const RATE: u64 = 200;
 const RTT_MS: u64 = 100;
 const RECORD_BYTES: usize = 1000;
 /// How long the region may take for the warm-up, and for the last record of a round.
@@ -56,9 +56,9 @@ fn ways() -> Vec<Way> {
 }
 
 /// Both ends of a way: a producer, and a consumer in the region that reads with long polls.
-struct Ends {
-    producer: Probe,
-    consumer: Probe,
+pub(super) struct Ends {
+    pub(super) producer: Probe,
+    pub(super) consumer: Probe,
 }
 
 /// Measures the row.
@@ -123,19 +123,19 @@ pub(super) async fn measure(binary: &Path, options: &Options) -> Result<String> 
 }
 
 /// Latencies of one way in one round, in microseconds from the send.
-struct Measured {
-    arrived: Histogram<u64>,
-    acked: Histogram<u64>,
+pub(super) struct Measured {
+    pub(super) arrived: Histogram<u64>,
+    pub(super) acked: Histogram<u64>,
 }
 
 impl Measured {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         Ok(Self { arrived: micros()?, acked: micros()? })
     }
 }
 
 /// Produces `count` records on schedule, reads them in the region at the same time, and adds the latencies to `measured`.
-fn slice(ends: Ends, origin: Instant, count: u64, measured: &mut Measured) -> Result<Ends> {
+pub(super) fn slice(ends: Ends, origin: Instant, count: u64, measured: &mut Measured) -> Result<Ends> {
     let Ends { mut producer, mut consumer } = ends;
     let stop = Arc::new(AtomicBool::new(false));
     let for_reader = Arc::clone(&stop);

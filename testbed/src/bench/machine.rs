@@ -9,8 +9,11 @@ use crate::kafka::KAFKA;
 pub(super) fn describe(row: &str, options: &Options) -> String {
     let mut command = format!("cargo bench-all --row {row} --seconds {}", options.length.as_secs());
     command.push_str(&format!(" --rounds {}", options.rounds));
-    if row == "proxy" {
+    if matches!(row, "proxy" | "far-partition" | "catch-up" | "tls") {
         command.push_str(&format!(" --mib {}", options.mib));
+    }
+    if row == "idle" {
+        command.push_str(&format!(" --partitions {}", options.partitions));
     }
     if options.binary.is_some() {
         // Then the commit below is the benchmark's and perhaps not diffluent's.

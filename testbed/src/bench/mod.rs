@@ -6,15 +6,23 @@
 //! May touch: child processes that it started, loopback ports, its own sections of docs/BENCHMARKS.md. Must not: judge. A
 //! mark that is missed is shown as missed, and the run still succeeds; an error is something that could not be measured.
 
+mod catch_up_row;
+mod dead_region_row;
 mod document;
+mod far_partition_row;
 mod fill;
+mod frozen_row;
 mod haproxy;
+mod idle_row;
 mod latency_row;
-mod long_haul_row;
 mod machine;
+mod mirrored;
+mod mm2;
 mod probe;
 mod process;
 mod proxy_row;
+mod raw;
+mod replicate_row;
 mod table;
 mod tls_row;
 
@@ -30,20 +38,45 @@ pub enum Row {
     Proxy,
     /// Replication latency, captured and caught up, near and far.
     Latency,
-    /// One partition over 100 ms of round trip.
-    LongHaul,
+    /// One partition over 100 ms of round trip, to one broker and to three replicas; beside bare clients.
+    FarPartition,
+    /// What a frozen follower of one partition does to another.
+    Frozen,
+    /// A backlog over 100 ms of round trip; beside MirrorMaker 2.
+    CatchUp,
+    /// Steady replication; beside MirrorMaker 2.
+    Replicate,
+    /// Many streams and many connections at which nothing happens, and how soon all is there after a start.
+    Idle,
+    /// Memory while a region does not answer.
+    DeadRegion,
     /// What TLS in and TLS out cost, beside HAProxy with TLS at the same ends.
     Tls,
 }
 
 impl Row {
-    const ALL: [Row; 4] = [Row::Proxy, Row::Latency, Row::LongHaul, Row::Tls];
+    const ALL: [Row; 9] = [
+        Row::Proxy,
+        Row::Latency,
+        Row::FarPartition,
+        Row::Frozen,
+        Row::CatchUp,
+        Row::Replicate,
+        Row::Idle,
+        Row::DeadRegion,
+        Row::Tls,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Row::Proxy => "proxy",
             Row::Latency => "latency",
-            Row::LongHaul => "long-haul",
+            Row::FarPartition => "far-partition",
+            Row::Frozen => "frozen",
+            Row::CatchUp => "catch-up",
+            Row::Replicate => "replicate",
+            Row::Idle => "idle",
+            Row::DeadRegion => "dead-region",
             Row::Tls => "tls",
         }
     }
@@ -58,8 +91,10 @@ pub struct Options {
     pub length: Duration,
     /// Alternating rounds.
     pub rounds: usize,
-    /// MiB produced per variant and round where CPU time is counted.
+    /// MiB produced per variant and round where CPU time is counted, and of a backlog.
     pub mib: u64,
+    /// Partitions of the row about idle ones.
+    pub partitions: u64,
     /// diffluent's binary; `None`: build it.
     pub binary: Option<PathBuf>,
     /// Whether docs/BENCHMARKS.md is written.
@@ -83,7 +118,12 @@ pub async fn run(options: Options) -> Result<()> {
         let measured = match row {
             Row::Proxy => proxy_row::measure(&binary, &options).await,
             Row::Latency => latency_row::measure(&binary, &options).await,
-            Row::LongHaul => long_haul_row::measure(&binary, &options).await,
+            Row::FarPartition => far_partition_row::measure(&binary, &options).await,
+            Row::Frozen => frozen_row::measure(&binary, &options).await,
+            Row::CatchUp => catch_up_row::measure(&binary, &options).await,
+            Row::Replicate => replicate_row::measure(&binary, &options).await,
+            Row::Idle => idle_row::measure(&binary, &options).await,
+            Row::DeadRegion => dead_region_row::measure(&binary, &options).await,
             Row::Tls => tls_row::measure(&binary, &options).await,
         };
         let text = measured.with_context(|| format!("row {}", row.name()))?;

@@ -1,18 +1,20 @@
-//! What the proxy costs a client: direct, through HAProxy in TCP mode, through diffluent without regions, and with one.
+//! What the proxy costs a client that produces, that reads, and that sends many small requests: direct, through HAProxy in TCP mode, through diffluent without
+//! regions, with one and with three.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 
 use crate::bench::fill::{Fill, RECORD_BYTES, Until};
 use crate::bench::haproxy::{self, Haproxy};
+use crate::bench::mirrored::until_mirrored;
 use crate::bench::probe::{Probe, micros, millis_at, paced};
 use crate::bench::process::peak_resident_mib;
 use crate::bench::table::{Marks, Rounds, Table};
-use crate::bench::{Options, say};
+use crate::bench::{Options, raw, say};
 use crate::delay::DelaySpec;
 use crate::kafka::Cluster;
 use crate::proxy::{Proxy, ProxyConfig, RegionConfig, proc_cpu_seconds};
@@ -23,7 +25,9 @@ const BATCH_BYTES: u64 = 64 << 10;
 const WARM_UP_RECORDS: u64 = 16 << 10;
 /// Single records per second, where latency is measured.
 const RATE: u64 = 200;
-const REGION_DEADLINE: Duration = Duration::from_secs(300);
+const REGIONS: usize = 3;
+const SMALL_PRODUCERS: usize = 200;
+const SMALL_BYTES: u64 = 100;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -31,10 +35,11 @@ enum Way {
     Haproxy,
     Plain,
     OneRegion,
+    ThreeRegions,
 }
 
 impl Way {
-    const ALL: [Way; 4] = [Way::Direct, Way::Haproxy, Way::Plain, Way::OneRegion];
+    const ALL: [Way; 5] = [Way::Direct, Way::Haproxy, Way::Plain, Way::OneRegion, Way::ThreeRegions];
 
     fn title(self) -> &'static str {
         match self {
@@ -42,6 +47,7 @@ impl Way {
             Way::Haproxy => "HAProxy, TCP mode",
             Way::Plain => "diffluent, no region",
             Way::OneRegion => "diffluent, one region",
+            Way::ThreeRegions => "diffluent, three regions",
         }
     }
 
@@ -51,6 +57,15 @@ impl Way {
             Way::Haproxy => "haproxy",
             Way::Plain => "plain",
             Way::OneRegion => "one",
+            Way::ThreeRegions => "three",
+        }
+    }
+
+    fn regions(self) -> usize {
+        match self {
+            Way::Direct | Way::Haproxy | Way::Plain => 0,
+            Way::OneRegion => 1,
+            Way::ThreeRegions => REGIONS,
         }
     }
 }
@@ -59,7 +74,7 @@ impl Way {
 struct Site<'a> {
     binary: &'a Path,
     local: Cluster,
-    region: Cluster,
+    regions: Vec<Cluster>,
 }
 
 /// What stands between the client and the broker.
@@ -71,28 +86,32 @@ enum Front {
 
 impl Site<'_> {
     async fn front(&self, way: Way) -> Result<Front> {
-        let config = ProxyConfig::new("eu", &self.local.bootstrap());
+        let mut config = ProxyConfig::new("eu", &self.local.bootstrap());
+        for (number, region) in self.regions.iter().take(way.regions()).enumerate() {
+            let mut to = RegionConfig::new(&format!("r{number}"), &region.bootstrap());
+            to.topics = vec![format!(".*-{}-.*", way.key())];
+            config = config.region_with(to);
+        }
         match way {
             Way::Direct => Ok(Front::Nothing),
             Way::Haproxy => Ok(Front::Haproxy(Haproxy::start(&self.local).await?)),
-            Way::Plain => Ok(Front::Diffluent(Box::new(Proxy::start(self.binary, config).await?))),
-            Way::OneRegion => {
-                let mut region = RegionConfig::new("us", &self.region.bootstrap());
-                region.topics = vec![".*-one-.*".to_owned()];
-                Ok(Front::Diffluent(Box::new(Proxy::start(self.binary, config.region_with(region)).await?)))
-            }
+            _ => Ok(Front::Diffluent(Box::new(Proxy::start(self.binary, config).await?))),
         }
     }
 
-    /// Waits until the region has all of the topic.
-    async fn mirrored(&self, topic: &str) -> Result<()> {
-        let end = Instant::now() + REGION_DEADLINE;
+    /// Waits until all regions of a way have all of the topic.
+    async fn mirrored(&self, way: Way, topic: &str) -> Result<()> {
         let ends = self.local.admin().end_offsets(topic).await?;
-        while self.region.admin().end_offsets(topic).await.ok().as_ref() != Some(&ends) {
-            if Instant::now() > end {
-                bail!("the region lacks records of {topic} after {REGION_DEADLINE:?}");
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        for region in self.regions.iter().take(way.regions()) {
+            until_mirrored(&ends, region, topic).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, way: Way, topic: &str) -> Result<()> {
+        self.local.delete_topic(topic).await?;
+        for region in self.regions.iter().take(way.regions()) {
+            region.delete_topic(topic).await?;
         }
         Ok(())
     }
@@ -136,6 +155,9 @@ struct Figures {
     caught_up_percent: Rounds,
     p50_micros: Rounds,
     p99_micros: Rounds,
+    fetch_cpu_per_gib: Rounds,
+    small_cpu_micros: Rounds,
+    small_per_second: Rounds,
 }
 
 /// Measures the row.
@@ -143,11 +165,14 @@ struct Figures {
 /// # Errors
 /// When something does not start or answer.
 pub(super) async fn measure(binary: &Path, options: &Options) -> Result<String> {
-    say("starting two clusters");
+    say("starting four clusters");
     // A second listener that advertises another port: HAProxy's.
-    let local = Cluster::builder().name("local").listener_via(DelaySpec::default());
-    let (local, region) = tokio::try_join!(local.start(), Cluster::builder().name("region").start())?;
-    let site = Site { binary, local, region };
+    let local = Cluster::builder().name("local").listener_via(DelaySpec::default()).start().await?;
+    let mut regions = Vec::new();
+    for number in 0..REGIONS {
+        regions.push(Cluster::builder().name(&format!("region-{number}")).start().await?);
+    }
+    let site = Site { binary, local, regions };
     let mut figures: Vec<(Way, Figures)> = Way::ALL.into_iter().map(|way| (way, Figures::default())).collect();
     for round in 0..options.rounds {
         // Each round begins with another way, so that none is always the one behind the heaviest.
@@ -155,6 +180,7 @@ pub(super) async fn measure(binary: &Path, options: &Options) -> Result<String> 
             let index = (round + step) % figures.len();
             if let Some((way, figures)) = figures.get_mut(index) {
                 throughput(&site, *way, round, options.mib, figures).await?;
+                small(&site, *way, round, options.length, figures).await?;
             }
         }
     }
@@ -172,16 +198,13 @@ async fn throughput(site: &Site<'_>, way: Way, round: usize, mib: u64, figures: 
         partitions: PARTITIONS,
         batch_bytes: BATCH_BYTES,
         until: Until::Records(records),
+        rate: None,
     };
     fill(WARM_UP_RECORDS).run().await?;
-    if way == Way::OneRegion {
-        site.mirrored(&topic).await?;
-    }
+    site.mirrored(way, &topic).await?;
     let (cpu, caught_up) = (front.cpu_seconds()?, caught_up_bytes(&front).await);
     let filled = fill((mib << 20).div_ceil(RECORD_BYTES)).run().await?;
-    if way == Way::OneRegion {
-        site.mirrored(&topic).await?;
-    }
+    site.mirrored(way, &topic).await?;
     let gib = (filled.records * RECORD_BYTES) as f64 / f64::from(1 << 30);
     let cpu_per_gib = (front.cpu_seconds()? - cpu) / gib;
     figures.cpu_per_gib.push(cpu_per_gib);
@@ -192,8 +215,9 @@ async fn throughput(site: &Site<'_>, way: Way, round: usize, mib: u64, figures: 
         figures.resident_mib.push(resident);
     }
     let mut note = String::new();
-    if way == Way::OneRegion {
-        let percent = (caught_up_bytes(&front).await - caught_up) / (gib * f64::from(1 << 30)) * 100.0;
+    if way.regions() > 0 {
+        let bytes = gib * f64::from(1 << 30) * way.regions() as f64;
+        let percent = (caught_up_bytes(&front).await - caught_up) / bytes * 100.0;
         figures.caught_up_percent.push(percent);
         note = format!(", {percent:.0} % read from the log");
     }
@@ -203,12 +227,44 @@ async fn throughput(site: &Site<'_>, way: Way, round: usize, mib: u64, figures: 
         way.title(),
         filled.megabytes_per_second(),
     ));
-    front.end().await?;
-    site.local.delete_topic(&topic).await?;
-    if way == Way::OneRegion {
-        site.region.delete_topic(&topic).await?;
+    if matches!(way, Way::Haproxy | Way::Plain) {
+        // What was produced is read back the same way.
+        let ends = site.local.admin().end_offsets(&topic).await?;
+        let leader = raw::leader(&front.bootstrap(&site.local), &topic, 0).await?;
+        let cpu = front.cpu_seconds()?;
+        raw::read(&leader, &topic, &ends, None).await?;
+        let records: i64 = ends.iter().sum();
+        let gib = records as f64 * RECORD_BYTES as f64 / f64::from(1 << 30);
+        let cpu_per_gib = (front.cpu_seconds()? - cpu) / gib;
+        say(&format!("round {}: {}: {cpu_per_gib:.2} s of CPU per GiB fetched", round + 1, way.title()));
+        figures.fetch_cpu_per_gib.push(cpu_per_gib);
     }
-    Ok(())
+    front.end().await?;
+    site.remove(way, &topic).await
+}
+
+/// Many producers, each of which sends one small record after the other.
+async fn small(site: &Site<'_>, way: Way, round: usize, length: Duration, figures: &mut Figures) -> Result<()> {
+    if way == Way::Direct {
+        return Ok(());
+    }
+    let topic = format!("small-{}-{round}", way.key());
+    site.local.create_topic(&topic, PARTITIONS, 1, &[]).await?;
+    let front = site.front(way).await?;
+    let leader = raw::leader(&front.bootstrap(&site.local), &topic, 0).await?;
+    raw::one_by_one(&leader, &topic, PARTITIONS, SMALL_PRODUCERS, SMALL_BYTES, Duration::from_secs(1)).await?;
+    site.mirrored(way, &topic).await?;
+    let (begin, cpu) = (Instant::now(), front.cpu_seconds()?);
+    let requests = raw::one_by_one(&leader, &topic, PARTITIONS, SMALL_PRODUCERS, SMALL_BYTES, length).await?;
+    let took = begin.elapsed();
+    site.mirrored(way, &topic).await?;
+    let micros = (front.cpu_seconds()? - cpu) * 1e6 / requests as f64;
+    let per_second = requests as f64 / took.as_secs_f64();
+    say(&format!("round {}: {}: {micros:.1} µs of CPU per small request, {per_second:.0}/s", round + 1, way.title()));
+    figures.small_cpu_micros.push(micros);
+    figures.small_per_second.push(per_second);
+    front.end().await?;
+    site.remove(way, &topic).await
 }
 
 async fn caught_up_bytes(front: &Front) -> f64 {
@@ -219,7 +275,7 @@ async fn caught_up_bytes(front: &Front) -> f64 {
     }
 }
 
-/// All four at once, a second each in turn, so that the machine's moods hit all of them alike.
+/// All at once, a second each in turn, so that the machine's moods hit all of them alike.
 async fn latency(site: &Site<'_>, options: &Options, figures: &mut [(Way, Figures)]) -> Result<()> {
     const LATENCY_WARM_UP: u64 = 2 * RATE;
     for way in Way::ALL {
@@ -236,9 +292,7 @@ async fn latency(site: &Site<'_>, options: &Options, figures: &mut [(Way, Figure
             anyhow::Ok(probe)
         });
         probes.push(probe.await.context("the probe panicked")??);
-        if way == Way::OneRegion {
-            site.mirrored("ack-one-0").await?;
-        }
+        site.mirrored(way, &format!("ack-{}-0", way.key())).await?;
         fronts.push(front);
     }
     let length = options.length.as_secs().max(1);
@@ -290,7 +344,7 @@ fn told(figures: &[(Way, Figures)], options: &Options) -> Result<String> {
         found.map(|(_, figures)| figures).context("a way that was not measured")
     };
     let (direct, haproxy) = (of(Way::Direct)?, of(Way::Haproxy)?);
-    let (plain, one) = (of(Way::Plain)?, of(Way::OneRegion)?);
+    let (plain, one, three) = (of(Way::Plain)?, of(Way::OneRegion)?, of(Way::ThreeRegions)?);
     let mut table = Table::new(&[
         "",
         "CPU s per GiB",
@@ -300,6 +354,8 @@ fn told(figures: &[(Way, Figures)], options: &Options) -> Result<String> {
         "added p50 µs",
         "ack p99 µs",
         "peak resident MiB",
+        "CPU s per GiB fetched",
+        "CPU µs per small request",
     ]);
     for (way, figures) in figures {
         let proxied = *way != Way::Direct;
@@ -313,15 +369,28 @@ fn told(figures: &[(Way, Figures)], options: &Options) -> Result<String> {
             if_proxied(figures.p50_micros.less(&direct.p50_micros).show(0)),
             figures.p99_micros.show(0),
             if_proxied(figures.resident_mib.show(0)),
+            figures.fetch_cpu_per_gib.show(2),
+            figures.small_cpu_micros.show(1),
         ]);
     }
     let mut marks = Marks::new();
     let ratio = |figures: &Figures| figures.cpu_per_gib.over(&haproxy.cpu_per_gib);
     let added = |figures: &Figures| figures.p50_micros.less(&direct.p50_micros);
-    marks.at_most("CPU per GiB, no region", 1.2, "× HAProxy", &ratio(plain), 2);
-    marks.at_most("CPU per GiB, one region", 2.2, "× HAProxy", &ratio(one), 2);
-    marks.at_most("added ack latency p50, no region", 100.0, "µs", &added(plain), 0);
+    let on_top = |more: &Figures, less: &Figures| more.cpu_per_gib.less(&less.cpu_per_gib).over(&haproxy.cpu_per_gib);
+    marks.at_most("CPU per GiB produced, no region", 1.0, "× HAProxy", &ratio(plain), 2);
+    marks.at_most("the first region, on top", 0.8, "× HAProxy", &on_top(one, plain), 2);
+    marks.at_most("two further regions, on top", 1.2, "× HAProxy", &on_top(three, one), 2);
+    let fetched = plain.fetch_cpu_per_gib.over(&haproxy.fetch_cpu_per_gib);
+    marks.at_most("CPU per GiB fetched", 1.0, "× HAProxy", &fetched, 2);
+    let small = plain.small_cpu_micros.over(&haproxy.small_cpu_micros);
+    marks.at_most("CPU per small request, no region", 1.3, "× HAProxy", &small, 2);
+    let over_haproxy = plain.p50_micros.less(&haproxy.p50_micros);
+    marks.at_most("added ack latency p50, no region, over HAProxy's", 0.0, "µs", &over_haproxy, 0);
+    let over_haproxy = plain.p99_micros.less(&haproxy.p99_micros);
+    marks.at_most("ack latency p99, no region, over HAProxy's", 100.0, "µs", &over_haproxy, 0);
     marks.at_most("added ack latency p50, one region", 100.0, "µs", &added(one), 0);
+    let over_none = three.p50_micros.less(&plain.p50_micros);
+    marks.at_most("ack latency p50, three regions, over none", 0.0, "µs", &over_none, 0);
     marks.at_most("peak resident, no region", 64.0, "MiB", &plain.resident_mib, 0);
     marks.at_most("peak resident, one region, 64 MiB of buffer", 128.0, "MiB", &one.resident_mib, 0);
     Ok(format!(
@@ -329,7 +398,8 @@ fn told(figures: &[(Way, Figures)], options: &Options) -> Result<String> {
          Medians over {} alternating rounds (smallest to largest). CPU: the proxy's own, all threads, user and system, while librdkafka \
          produces {} MiB of {RECORD_BYTES}-byte records (acks=all, linger 5 ms, batches of 64 KiB, {PARTITIONS} partitions), and, with a \
          region, until the region has all of it; {} % of that was read from the local log, because the buffer was full. Ack latency: one \
-         record at a time, acks=all, {RATE} a second on a fixed schedule, {} s per way and round, in turns of a second. {}.\n",
+         record at a time, acks=all, {RATE} a second on a fixed schedule, {} s per way and round, in turns of a second. Fetched: a bare client reads what was produced, up to 8 MiB at a \
+         time. Small requests: {SMALL_PRODUCERS} bare producers, each with one record of {SMALL_BYTES} bytes in flight, acks=all, and, with regions, until they have all of it. {}.\n",
         table.text(),
         marks.text(),
         options.rounds,

@@ -126,6 +126,7 @@ impl Site<'_> {
                 partitions: PARTITIONS,
                 batch_bytes: BATCH_BYTES,
                 until: Until::Records(records),
+                rate: None,
             };
             return Ok(fill.run().await?.megabytes_per_second());
         }

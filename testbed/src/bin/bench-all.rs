@@ -21,9 +21,12 @@ struct Arguments {
     /// Alternating rounds, of which medians and spread are told.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// MiB produced per variant and round where CPU time is counted.
+    /// MiB produced per variant and round where CPU time is counted, and of a backlog (the mark of the row catch-up is at 5120).
     #[arg(long, default_value_t = 1024)]
     mib: u64,
+    /// Partitions of the row about idle ones.
+    #[arg(long, default_value_t = 10_000)]
+    partitions: u64,
     /// A diffluent that is already built; otherwise it is built first.
     #[arg(long)]
     binary: Option<PathBuf>,
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         length: Duration::from_secs(arguments.seconds.max(1)),
         rounds: arguments.rounds.max(1),
         mib: arguments.mib.max(1),
+        partitions: arguments.partitions.max(1),
         binary: arguments.binary,
         write: !arguments.dry_run,
     };

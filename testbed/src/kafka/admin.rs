@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use kafka_protocol::messages::alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic};
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
-use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::create_topics_request::{
+    CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
+};
 use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
@@ -133,6 +135,31 @@ impl Admin {
         }
         self.settled(topic, |found| usize::try_from(partitions).is_ok_and(|count| found.partitions.len() == count))
             .await
+    }
+
+    /// Creates a topic whose partitions have these replicas, the leader first, and waits until every broker knows its leaders.
+    ///
+    /// # Errors
+    /// When the cluster refuses or takes longer than 30 s.
+    pub async fn create_topic_on(&self, topic: &str, replicas: &[&[i32]]) -> Result<()> {
+        let assigned = (0_i32..).zip(replicas).map(|(partition, replicas)| {
+            CreatableReplicaAssignment::default()
+                .with_partition_index(partition)
+                .with_broker_ids(replicas.iter().copied().map(BrokerId).collect())
+        });
+        let creatable = CreatableTopic::default()
+            .with_name(name(topic))
+            .with_num_partitions(-1)
+            .with_replication_factor(-1)
+            .with_assignments(assigned.collect());
+        let request = CreateTopicsRequest::default().with_topics(vec![creatable]).with_timeout_ms(TIMEOUT_MS);
+        let response = self.call(&request, 7).await?;
+        for result in response.topics {
+            if result.error_code != NONE {
+                bail!("cannot create {topic}: error {} {:?}", result.error_code, result.error_message);
+            }
+        }
+        self.settled(topic, |found| found.partitions.len() == replicas.len()).await
     }
 
     /// Raises the number of partitions to `count` and waits until every broker knows their leaders.
