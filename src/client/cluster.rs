@@ -82,8 +82,15 @@ pub struct Cluster {
     metadata: ArcSwap<Metadata>,
     /// Topics that somebody expects to be there.
     expected: SyncMutex<BTreeSet<Arc<str>>>,
-    last_refresh: Mutex<Option<Instant>>,
+    last_refresh: Mutex<LastRefresh>,
     calls: SyncMutex<HashMap<Slot, Arc<Mutex<Option<Connection>>>>>,
+}
+
+#[derive(Debug, Default)]
+struct LastRefresh {
+    at: Option<Instant>,
+    /// The answer's bytes, if they alone make the metadata: what says the same again is not decoded again.
+    answer: Vec<u8>,
 }
 
 /// Whose connection: any broker's, or a certain one's.
@@ -194,6 +201,18 @@ impl Cluster {
     }
 
     async fn call_slot<C: Call>(&self, slot: Slot, request: &C) -> Result<C::Answer, ClientError> {
+        // Nothing is known, so that everything is news.
+        let news = self.call_slot_for_news(slot, request, None).await?;
+        news.ok_or_else(|| self.no_broker("an answer"))
+    }
+
+    /// `None` if the answer's bytes are `known`.
+    async fn call_slot_for_news<C: Call>(
+        &self,
+        slot: Slot,
+        request: &C,
+        mut known: Option<&mut Vec<u8>>,
+    ) -> Result<Option<C::Answer>, ClientError> {
         let shared = {
             let mut calls = self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             calls.entry(slot).or_default().clone()
@@ -201,7 +220,11 @@ impl Cluster {
         let mut guard = shared.lock().await;
         // Taken out, so that a call that is dropped half way does not leave its answer to the next one.
         if let Some(mut connection) = guard.take() {
-            match connection.call(request).await {
+            let answer = match known.as_deref_mut() {
+                Some(known) => connection.call_for_news(request, known).await,
+                None => connection.call(request).await.map(Some),
+            };
+            match answer {
                 Ok(answer) => {
                     *guard = Some(connection);
                     return Ok(answer);
@@ -215,39 +238,50 @@ impl Cluster {
             Slot::Any => self.connect_any().await?,
             Slot::Node(node_id) => self.connect(node_id).await?,
         };
-        let answer = connection.call(request).await?;
+        let answer = match known {
+            Some(known) => connection.call_for_news(request, known).await?,
+            None => Some(connection.call(request).await?),
+        };
         *guard = Some(connection);
         Ok(answer)
     }
 
-    /// Asks the cluster about itself again, unless that was done within the last 100 ms.
+    /// Asks the cluster about itself again, unless that was done within the last 100 ms. Where it says what it has said before, the metadata is the same `Arc`.
     ///
     /// # Errors
     /// Those of the call; the old metadata stays.
     pub async fn refresh(&self) -> Result<Arc<Metadata>, ClientError> {
         let mut last = self.last_refresh.lock().await;
-        if let Some(at) = *last
+        if let Some(at) = last.at
             && let Some(wait) = REFRESH_SPACING.checked_sub(at.elapsed())
         {
             tokio::time::sleep(wait).await;
         }
-        let asked = self.ask().await;
-        *last = Some(Instant::now());
-        let metadata = Arc::new(asked?);
+        let asked = self.ask(&mut last.answer).await;
+        last.at = Some(Instant::now());
+        let Some(metadata) = asked?.map(Arc::new) else { return Ok(self.metadata.load_full()) };
         self.metadata.store(metadata.clone());
         Ok(metadata)
     }
 
-    async fn ask(&self) -> Result<Metadata, ClientError> {
+    /// `None`: nothing has changed. `answer` is the last answer, and is kept.
+    async fn ask(&self, answer: &mut Vec<u8>) -> Result<Option<Metadata>, ClientError> {
         let request = MetadataRequest::default().with_topics(None).with_allow_auto_topic_creation(false);
-        let mut metadata = read_metadata(self.call_any(&request).await?);
+        let news = self.call_slot_for_news(Slot::Any, &request, Some(&mut *answer)).await?.map(read_metadata);
         let before = self.metadata.load_full();
+        let is_news = news.is_some();
         let mut missed = self.expected.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        missed.extend(before.topics.keys().cloned());
-        missed.retain(|topic| !metadata.topics.contains_key(topic));
-        if missed.is_empty() {
-            return Ok(metadata);
+        if is_news {
+            missed.extend(before.topics.keys().cloned());
         }
+        let known = news.as_ref().unwrap_or(&before);
+        missed.retain(|topic| !known.topics.contains_key(topic));
+        if missed.is_empty() {
+            return Ok(news);
+        }
+        // The answer alone does not make the metadata: the next one is looked at again.
+        answer.clear();
+        let mut metadata = news.unwrap_or_else(|| (*before).clone());
         let named = missed.iter().map(|topic| {
             MetadataRequestTopic::default().with_name(Some(TopicName(StrBytes::from_string(topic.to_string()))))
         });
@@ -266,7 +300,7 @@ impl Cluster {
                 metadata.topics.extend(read_topic(answer));
             }
         }
-        Ok(metadata)
+        Ok(Some(metadata))
     }
 
     /// These topics are expected to be there: where one is not, it is found out whether it is hidden ([`Metadata::hidden`]).

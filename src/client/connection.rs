@@ -168,7 +168,8 @@ impl Connection {
         let mut said = first;
         loop {
             let request = SaslAuthenticateRequest::default().with_auth_bytes(said.into());
-            let answer = self.exchange(&request, self.deadline).await?;
+            let (correlation, frame) = self.exchange(&request, self.deadline).await?;
+            let answer = decode::<SaslAuthenticateRequest>(&self.peer, correlation, frame)?;
             match login.answered(answer).await.map_err(|error| failed(&self.peer, error))? {
                 Step::Say(next) => said = next,
                 Step::Done(again_after) => {
@@ -195,6 +196,33 @@ impl Connection {
     /// # Errors
     /// As [`Connection::call`].
     pub async fn call_within<C: Call>(&mut self, request: &C, deadline: Duration) -> Result<C::Answer, ClientError> {
+        let (correlation, frame) = self.ask::<C>(request, deadline).await?;
+        decode::<C>(&self.peer, correlation, frame)
+    }
+
+    /// As [`Connection::call`]; `None` if the answer's bytes are those of the last one, which `known` keeps.
+    ///
+    /// # Errors
+    /// As [`Connection::call`].
+    pub async fn call_for_news<C: Call>(
+        &mut self,
+        request: &C,
+        known: &mut Vec<u8>,
+    ) -> Result<Option<C::Answer>, ClientError> {
+        let (correlation, frame) = self.ask::<C>(request, self.deadline).await?;
+        // The correlation id is another one each time.
+        if frame.strip_prefix(&correlation.to_be_bytes()).is_some_and(|body| body == known.as_slice()) {
+            return Ok(None);
+        }
+        let body = frame.slice(frame.len().min(4)..);
+        let answer = decode::<C>(&self.peer, correlation, frame)?;
+        known.clear();
+        known.extend_from_slice(&body);
+        Ok(Some(answer))
+    }
+
+    /// Sends a request, after logging in again if that is due: the answer's frame, and the correlation id that it has to bear.
+    async fn ask<C: Call>(&mut self, request: &C, deadline: Duration) -> Result<(i32, Bytes), ClientError> {
         if self.login_due.is_some_and(|due| due <= Instant::now()) {
             self.log_in().await?;
         }
@@ -215,12 +243,12 @@ impl Connection {
         answer
     }
 
-    async fn exchange<C: Call>(&mut self, request: &C, deadline: Duration) -> Result<C::Answer, ClientError> {
+    async fn exchange<C: Call>(&mut self, request: &C, deadline: Duration) -> Result<(i32, Bytes), ClientError> {
         self.supports(C::NAME, C::KEY, C::VERSION)?;
         let exchange = async {
             let correlation = self.requests.send(request).await?;
             let frame = self.answers.next().await?;
-            decode::<C>(&self.peer, correlation, frame)
+            Ok((correlation, frame))
         };
         tokio::time::timeout(deadline, exchange).await.unwrap_or_else(|_| {
             Err(ClientError::TimedOut {

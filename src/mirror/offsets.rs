@@ -59,6 +59,11 @@ pub async fn list_offsets(
     partitions: &[&Partition],
     which: Which,
 ) -> Result<Vec<(Partition, Result<LogOffset, i16>)>, ClientError> {
+    list_offsets_as(cluster, leader, &list_offsets_request(partitions, which)).await
+}
+
+/// The question of [`list_offsets`], for those who ask it again and again.
+pub fn list_offsets_request(partitions: &[&Partition], which: Which) -> ListOffsetsRequest {
     let timestamp = match which {
         Which::End => -1,
         Which::Start => -2,
@@ -73,14 +78,25 @@ pub async fn list_offsets(
                 .with_timestamp(timestamp),
         );
     }
-    let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_isolation_level(0).with_topics(
+    ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_isolation_level(0).with_topics(
         topics
             .into_iter()
             .map(|(topic, partitions)| ListOffsetsTopic::default().with_name(name(topic)).with_partitions(partitions))
             .collect(),
-    );
-    let answer = cluster.call(leader, &request).await?;
-    let mut offsets = Vec::with_capacity(partitions.len());
+    )
+}
+
+/// As [`list_offsets`].
+///
+/// # Errors
+/// Those of the call.
+pub async fn list_offsets_as(
+    cluster: &Cluster,
+    leader: i32,
+    request: &ListOffsetsRequest,
+) -> Result<Vec<(Partition, Result<LogOffset, i16>)>, ClientError> {
+    let answer = cluster.call(leader, request).await?;
+    let mut offsets = Vec::with_capacity(answer.topics.iter().map(|topic| topic.partitions.len()).sum());
     for topic in answer.topics {
         let topic_name: Arc<str> = Arc::from(topic.name.as_str());
         for partition in topic.partitions {

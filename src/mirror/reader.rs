@@ -102,39 +102,57 @@ pub struct Read {
 /// What a reader shall read: kept up to date by the region.
 #[derive(Debug, Default)]
 pub struct Wishes {
-    by_stream: Mutex<BTreeMap<usize, Wish>>,
+    by_stream: Mutex<ByStream>,
     changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct ByStream {
+    wishes: BTreeMap<usize, Wish>,
+    /// Counts changes: many partitions at which nothing happens are not looked at again and again.
+    version: u64,
 }
 
 impl Wishes {
     /// Sets or removes a stream's wish.
     pub fn set(&self, stream: usize, wish: Option<Wish>) {
-        let mut wishes = self.lock();
+        let mut by_stream = self.lock();
+        if by_stream.wishes.get(&stream) == wish.as_ref() {
+            return;
+        }
+        by_stream.version += 1;
         match wish {
             Some(wish) => {
-                if wishes.insert(stream, wish).is_none() {
+                if by_stream.wishes.insert(stream, wish).is_none() {
                     self.changed.notify_one();
                 }
             }
             None => {
-                wishes.remove(&stream);
+                by_stream.wishes.remove(&stream);
             }
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Wish>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, ByStream> {
         self.by_stream.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// The wishes behind `after`, then from the front, at most `limit`.
     fn some(&self, after: usize, limit: usize) -> BTreeMap<usize, Wish> {
-        let wishes = self.lock();
+        let by_stream = self.lock();
+        let wishes = &by_stream.wishes;
         wishes
             .range(after..)
             .chain(wishes.range(..after))
             .take(limit)
             .map(|(stream, wish)| (*stream, wish.clone()))
             .collect()
+    }
+
+    /// All wishes and their version, if that is another one than `known`.
+    fn all_unless(&self, known: Option<u64>) -> Option<(u64, BTreeMap<usize, Wish>)> {
+        let by_stream = self.lock();
+        (known != Some(by_stream.version)).then(|| (by_stream.version, by_stream.wishes.clone()))
     }
 }
 
@@ -190,6 +208,8 @@ struct Session {
     id: i32,
     epoch: i32,
     known: BTreeMap<usize, Wish>,
+    /// Whether what is wanted may differ from what the broker knows.
+    changed: bool,
 }
 
 impl Reader {
@@ -202,11 +222,19 @@ impl Reader {
         taken: &Arc<Notify>,
         fetched_bytes: &Counter,
     ) -> Option<ClientError> {
+        let mut wanted = BTreeMap::new();
+        let mut version = None;
         loop {
-            let wanted = match self.mode {
-                Mode::Tail => wishes.some(0, usize::MAX),
-                Mode::CatchUp => wishes.some(self.next, BACKLOG_PARTITIONS_MAX),
-            };
+            match self.mode {
+                Mode::Tail => {
+                    if let Some((newer, all)) = wishes.all_unless(version) {
+                        version = Some(newer);
+                        wanted = all;
+                        self.session.changed = true;
+                    }
+                }
+                Mode::CatchUp => wanted = wishes.some(self.next, BACKLOG_PARTITIONS_MAX),
+            }
             if wanted.is_empty() {
                 tokio::select! {
                     biased;
@@ -253,6 +281,8 @@ impl Session {
     fn request(&mut self, wanted: &BTreeMap<usize, Wish>) -> FetchRequest {
         let (changed, forgotten): (Vec<&Wish>, Vec<&Wish>) = if self.epoch == 0 {
             (wanted.values().collect(), Vec::new())
+        } else if !self.changed {
+            (Vec::new(), Vec::new())
         } else {
             let changed = wanted.iter().filter(|(stream, wish)| self.known.get(stream) != Some(wish));
             let forgotten = self.known.iter().filter(|(stream, _)| !wanted.contains_key(stream));
@@ -276,14 +306,17 @@ impl Session {
     fn answered(&mut self, answer: &FetchResponse, wanted: &BTreeMap<usize, Wish>) -> bool {
         match answer.error_code {
             FETCH_SESSION_ID_NOT_FOUND | INVALID_FETCH_SESSION_EPOCH => {
-                *self = Self::default();
+                *self = Self { changed: true, ..Self::default() };
                 false
             }
             _ => {
                 self.id = answer.session_id;
                 // Without a session (the broker has no room for one) every request is a first one.
                 self.epoch = if answer.session_id == 0 { 0 } else { next_epoch(self.epoch) };
-                self.known = wanted.clone();
+                if self.changed {
+                    self.known = wanted.clone();
+                    self.changed = false;
+                }
                 true
             }
         }
@@ -328,6 +361,9 @@ fn request(wait: Duration, wishes: Vec<&Wish>) -> FetchRequest {
 /// What was read, by stream. All of it shares the answer's memory; but what is less than half of that gets memory of its own, so that a stream that waits
 /// with little does not keep much.
 fn results(answer: FetchResponse, wanted: &BTreeMap<usize, Wish>) -> Vec<ReadPartition> {
+    if answer.responses.is_empty() {
+        return Vec::new();
+    }
     let records = |partition: &PartitionData| partition.records.as_ref().map_or(0, Bytes::len);
     let whole: usize = answer.responses.iter().flat_map(|topic| &topic.partitions).map(records).sum();
     let streams: HashMap<(&str, i32), (usize, i64)> =

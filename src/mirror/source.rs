@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use kafka_protocol::messages::ListOffsetsRequest;
 use tokio::sync::{Notify, watch};
 
-use super::offsets::{LogOffset, Which, by_leader, epoch_ends, list_offsets};
+use super::offsets::{LogOffset, Which, by_leader, epoch_ends, list_offsets_as, list_offsets_request};
 use super::progress::Partition;
 use super::stream::SourceView;
 use crate::capture::Capture;
-use crate::client::cluster::Cluster;
+use crate::client::cluster::{Cluster, Metadata};
 use crate::client::error_code;
 use crate::config;
 
@@ -62,6 +63,27 @@ struct Listener {
     spoken: Arc<Notify>,
     /// What has changed since it last looked.
     changes: BTreeSet<Partition>,
+}
+
+/// What the leaders are asked, kept from round to round: who leads what seldom changes.
+#[derive(Default)]
+struct Questions {
+    metadata: Arc<Metadata>,
+    wanted: Arc<Vec<Partition>>,
+    by_leader: BTreeMap<i32, Arc<ListOffsetsRequest>>,
+}
+
+impl Questions {
+    fn renew(&mut self, metadata: Arc<Metadata>, wanted: &Arc<Vec<Partition>>) {
+        if Arc::ptr_eq(&self.metadata, &metadata) && Arc::ptr_eq(&self.wanted, wanted) {
+            return;
+        }
+        let request = |group: Vec<&Partition>| Arc::new(list_offsets_request(&group, Which::End));
+        self.by_leader =
+            by_leader(&metadata, &**wanted).into_iter().map(|(leader, group)| (leader, request(group))).collect();
+        self.metadata = metadata;
+        self.wanted = wanted.clone();
+    }
 }
 
 impl Source {
@@ -125,13 +147,14 @@ impl Source {
         settings: watch::Receiver<config::Mirror>,
     ) {
         let mut wanted = Arc::default();
+        let mut questions = Questions::default();
         loop {
             let now = partitions.borrow_and_update().clone();
             if !Arc::ptr_eq(&now, &wanted) {
                 wanted = now;
                 self.forget_all_but(&wanted);
             }
-            self.round(&wanted).await;
+            self.round(&wanted, &mut questions).await;
             self.lock().listeners.values().for_each(|listener| listener.spoken.notify_one());
             tokio::time::sleep(SPACING).await;
             let interval = settings.borrow().log_end_interval;
@@ -152,17 +175,13 @@ impl Source {
         views.epochs_asked.retain(|partition, _| wanted.contains(partition));
     }
 
-    async fn round(&self, wanted: &[Partition]) {
+    async fn round(&self, wanted: &Arc<Vec<Partition>>, questions: &mut Questions) {
         let connection = self.capture.next_connection();
-        let metadata = self.local.metadata();
+        questions.renew(self.local.metadata(), wanted);
         let mut calls = tokio::task::JoinSet::new();
-        for (leader, group) in by_leader(&metadata, wanted) {
-            let local = self.local.clone();
-            let group: Vec<Partition> = group.into_iter().cloned().collect();
-            calls.spawn(async move {
-                let group: Vec<&Partition> = group.iter().collect();
-                (leader, list_offsets(&local, leader, &group, Which::End).await)
-            });
+        for (leader, request) in &questions.by_leader {
+            let (local, leader, request) = (self.local.clone(), *leader, request.clone());
+            calls.spawn(async move { (leader, list_offsets_as(&local, leader, &request).await) });
         }
         let mut moved = false;
         let mut unasked = BTreeMap::new();

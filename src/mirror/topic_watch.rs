@@ -32,16 +32,23 @@ pub(super) struct TopicWatch {
 
 impl TopicWatch {
     pub async fn run(mut self) {
+        let mut told: Option<Arc<Metadata>> = None;
         loop {
             let metadata = self.local.metadata();
-            self.tell_hidden(&metadata);
-            self.tell(&metadata);
+            if !told.as_ref().is_some_and(|told| Arc::ptr_eq(told, &metadata)) {
+                self.tell_hidden(&metadata);
+                self.tell(&metadata);
+                told = Some(metadata);
+            }
             let interval = self.settings.borrow().metadata_interval;
             tokio::select! {
                 biased;
                 () = tokio::time::sleep(interval) => {}
                 () = self.capture.unknown_topic() => {}
-                () = self.changed.notified() => continue,
+                () = self.changed.notified() => {
+                    told = None;
+                    continue;
+                }
             }
             if let Err(error) = self.local.refresh().await {
                 tracing::debug!(%error, "the local cluster could not be asked for its topics; trying again");
