@@ -18,6 +18,7 @@ pub mod config;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod histogram;
 pub mod history;
 pub mod import;
 pub mod journal;

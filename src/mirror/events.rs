@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::CommandError;
-use super::link::Answer;
+use super::link::{Answer, Lane};
 use super::progress::{Partition, Position};
 use super::reader::Read;
 use super::region::Settings;
@@ -29,15 +29,15 @@ pub const EVENTS_MAX: usize = 1024;
 pub enum Event {
     /// A link can be written to.
     LinkUp {
-        /// The region's broker.
-        node_id: i32,
+        /// Which link.
+        lane: Lane,
         /// Which attempt.
         generation: u64,
     },
     /// A link has ended; without an error when the region ended it.
     LinkDown {
-        /// The region's broker.
-        node_id: i32,
+        /// Which link.
+        lane: Lane,
         /// Which attempt.
         generation: u64,
         /// Why.
@@ -45,8 +45,8 @@ pub enum Event {
     },
     /// A Produce request was answered.
     Answered {
-        /// The region's broker.
-        node_id: i32,
+        /// Which link.
+        lane: Lane,
         /// Which attempt.
         generation: u64,
         /// Bytes of the request's batches.
@@ -55,6 +55,24 @@ pub enum Event {
         barrier: bool,
         /// A result per batch.
         answers: Vec<Answer>,
+    },
+    /// The oldest request of a link waits for longer than usual, and all behind it waits with it.
+    HeldUp {
+        /// Which link.
+        lane: Lane,
+        /// Which attempt.
+        generation: u64,
+        /// The request's batches: the stream, and which of its batches.
+        batches: Vec<(usize, u64)>,
+    },
+    /// It was found out what holds a link up.
+    Slow {
+        /// Which link.
+        lane: Lane,
+        /// Which attempt.
+        generation: u64,
+        /// Batches that the broker has and its followers don't; none where it is something else.
+        batches: Vec<(usize, u64)>,
     },
     /// The local log was read.
     Read(Read),

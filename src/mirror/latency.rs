@@ -58,6 +58,11 @@ impl Latency {
         summarize([&self.current, &self.previous].into_iter().flatten())
     }
 
+    /// Whether all of it is older than what is shown.
+    pub fn is_over(&self, now: Instant) -> bool {
+        self.since.is_none_or(|since| now.saturating_duration_since(since) >= WINDOW * 2)
+    }
+
     fn roll(&mut self, now: Instant) {
         let since = *self.since.get_or_insert(now);
         let age = now.saturating_duration_since(since);
@@ -106,6 +111,8 @@ mod tests {
         assert!((0.009..0.0115).contains(&summary.p50), "{summary:?}");
         assert!(summary.max >= 0.98, "{summary:?}");
         assert_eq!(latency.summary(start + WINDOW).count, 101);
+        assert!(!latency.is_over(start + WINDOW));
+        assert!(latency.is_over(start + WINDOW * 3));
         assert_eq!(latency.summary(start + WINDOW * 2).count, 0);
         latency.record(Duration::from_millis(1), start + WINDOW * 5);
         assert_eq!(latency.summary(start + WINDOW * 5).count, 1);

@@ -4,6 +4,9 @@
 //! The broker takes the requests of a connection one after the other, so batches are appended in the order in which they are
 //! sent, however many are under way. A request has at most one batch per partition (brokers refuse two), all with the same acks.
 //!
+//! A broker answers an acks=all request once its in-sync replicas have it, and takes no other one of the connection before. So one partition with a slow
+//! follower holds up all that share the connection: a request that is held up for longer than usual is told to the region, which gives such a partition another link.
+//!
 //! Where the connection has to log in again (KIP-368), the link stops sending, waits for what is unanswered, logs in, and goes on: no stream notices.
 //!
 //! Copies on this path: 61 bytes of header a batch. The records go from the read buffers of the session, or of the Fetch, into the socket.
@@ -17,7 +20,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
 use tokio::pin;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::events::Event;
 use super::ownership::Ownership;
@@ -38,6 +41,27 @@ const REPLICATION_TIMEOUT_MS: i32 = 30_000;
 
 /// A broker that owes an answer for so long is given up: its line may be dead without a word.
 const ANSWER_WITHIN: Duration = Duration::from_millis(REPLICATION_TIMEOUT_MS as u64 + 15_000);
+
+/// An acks=all request that its broker has had for this time, and twice what is usual, is told to be held up.
+const HELD_UP_AFTER: Duration = Duration::from_millis(100);
+/// What is usual before any was answered.
+const USUAL_AT_FIRST: Duration = Duration::from_millis(500);
+
+/// Which of the links to a broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lane {
+    /// The region's broker.
+    pub node_id: i32,
+    /// The one for partitions whose followers are slow.
+    pub aside: bool,
+}
+
+impl Lane {
+    /// The one for partitions that are well.
+    pub fn main(node_id: i32) -> Self {
+        Self { node_id, aside: false }
+    }
+}
 
 /// One batch in a request.
 #[derive(Debug)]
@@ -100,6 +124,14 @@ pub struct Answer {
     pub result: Result<Appended, Refusal>,
 }
 
+/// What is unanswered, shared by both directions of a link. Both run in one task, so the lock is never contended.
+#[derive(Debug, Default)]
+struct Queue {
+    requests: Mutex<VecDeque<Unanswered>>,
+    /// There is a request again after there was none.
+    asked: Notify,
+}
+
 #[derive(Debug)]
 struct Unanswered {
     correlation: i32,
@@ -112,9 +144,9 @@ struct Unanswered {
 /// Where a link's requests come from, and whom it tells.
 #[derive(Debug)]
 pub struct Ends {
-    /// The broker.
-    pub node_id: i32,
-    /// Which link to this broker it is.
+    /// Which link.
+    pub lane: Lane,
+    /// Which attempt.
     pub generation: u64,
     /// What it sends.
     pub queue: mpsc::Receiver<Request>,
@@ -140,16 +172,16 @@ enum Stopped {
 pub async fn run(cluster: Arc<Cluster>, mut ends: Ends) {
     let error = serve(&cluster, &mut ends).await.err();
     // The region may be gone: then nobody is interested any more.
-    let down = Event::LinkDown { node_id: ends.node_id, generation: ends.generation, error };
+    let down = Event::LinkDown { lane: ends.lane, generation: ends.generation, error };
     let _ = ends.events.send(down).await;
 }
 
 /// Ends without error when the region closes the queue or is gone, or when the streams may be another proxy's: this process may have stood still since
 /// they were put here.
 async fn serve(cluster: &Cluster, ends: &mut Ends) -> Result<(), ClientError> {
-    let mut connection = cluster.connect(ends.node_id).await?;
+    let mut connection = cluster.connect(ends.lane.node_id).await?;
     connection.supports(ProduceRequest::NAME, ProduceRequest::KEY, ProduceRequest::VERSION)?;
-    let up = Event::LinkUp { node_id: ends.node_id, generation: ends.generation };
+    let up = Event::LinkUp { lane: ends.lane, generation: ends.generation };
     if ends.events.send(up).await.is_err() {
         return Ok(());
     }
@@ -163,11 +195,11 @@ async fn serve(cluster: &Cluster, ends: &mut Ends) -> Result<(), ClientError> {
 async fn pipeline(connection: &mut Connection, ends: &mut Ends) -> Result<Stopped, ClientError> {
     let due = connection.login_due();
     let (requests, answers) = connection.halves();
-    let unanswered = Mutex::new(VecDeque::new());
+    let unanswered = Queue::default();
     let last = Notify::new();
-    let Ends { node_id, generation, queue, throttle, ownership, events, room } = ends;
+    let Ends { lane, generation, queue, throttle, ownership, events, room } = ends;
     let writing = write(requests, queue, throttle, ownership, &unanswered, room, due);
-    let reading = read(answers, *node_id, *generation, &unanswered, &last, events);
+    let reading = read(answers, *lane, *generation, &unanswered, &last, events);
     pin!(reading);
     let stopped = tokio::select! {
         biased;
@@ -186,7 +218,7 @@ async fn write(
     queue: &mut mpsc::Receiver<Request>,
     throttle: &Throttle,
     ownership: &Ownership,
-    unanswered: &Mutex<VecDeque<Unanswered>>,
+    unanswered: &Queue,
     room: &Notify,
     due: Option<Instant>,
 ) -> Result<Stopped, ClientError> {
@@ -219,7 +251,7 @@ async fn write(
                 return Ok(Stopped::Closed);
             }
             let (correlation, sent) = encode(requests, request.entries, request.barrier, &mut pieces);
-            lock(unanswered).push_back(Unanswered {
+            unanswered.push(Unanswered {
                 correlation,
                 bytes: request.bytes,
                 barrier: request.barrier,
@@ -236,46 +268,88 @@ async fn write(
 /// Takes answers; ends without error once `last` was notified and nothing is unanswered.
 async fn read(
     answers: &mut Answers,
-    node_id: i32,
+    lane: Lane,
     generation: u64,
-    unanswered: &Mutex<VecDeque<Unanswered>>,
+    unanswered: &Queue,
     last: &Notify,
     events: &mpsc::Sender<Event>,
 ) -> Result<(), ClientError> {
     let mut answered = Instant::now();
+    let mut usual = USUAL_AT_FIRST;
+    // The request that was told to be held up.
+    let mut told = None;
     let mut ending = false;
     loop {
-        if ending && lock(unanswered).is_empty() {
-            return Ok(());
-        }
+        // Held up, or silent: only where an answer is due. A broker answers one request after the other.
+        let due = {
+            let queue = lock(&unanswered.requests);
+            if ending && queue.is_empty() {
+                return Ok(());
+            }
+            queue.front().map(|oldest| {
+                let since = oldest.since.max(answered);
+                let watched = oldest.barrier && !lane.aside && told != Some(oldest.correlation);
+                since + if watched { HELD_UP_AFTER + 2 * usual } else { ANSWER_WITHIN }
+            })
+        };
         let next = tokio::select! {
             biased;
             () = last.notified(), if !ending => {
                 ending = true;
                 continue;
             }
-            next = timeout(ANSWER_WITHIN, answers.next()) => next,
+            () = unanswered.asked.notified(), if due.is_none() => continue,
+            next = next_within(answers, due) => next,
         };
-        let frame = match next {
-            Ok(frame) => frame?,
-            // Silence is an end only where an answer is due. A broker answers one request after the other.
-            Err(_) => match lock(unanswered).front() {
-                Some(oldest) if oldest.since.max(answered).elapsed() >= ANSWER_WITHIN => {
+        let Some(frame) = next else {
+            let batches = {
+                let queue = lock(&unanswered.requests);
+                let Some(oldest) = queue.front() else { continue };
+                if oldest.since.max(answered).elapsed() >= ANSWER_WITHIN {
                     return Err(answers.timed_out(ANSWER_WITHIN));
                 }
-                _ => continue,
-            },
+                told = Some(oldest.correlation);
+                oldest.sent.iter().map(|sent| (sent.stream, sent.token)).collect()
+            };
+            if events.send(Event::HeldUp { lane, generation, batches }).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            continue;
         };
-        answered = Instant::now();
-        let Some(request) = lock(unanswered).pop_front() else {
+        let frame = frame?;
+        let Some(request) = lock(&unanswered.requests).pop_front() else {
             return Err(answers.unasked());
         };
+        let now = Instant::now();
+        if request.barrier {
+            // Soon after something slow, something slow is usual; then it is forgotten.
+            usual = (now - request.since.max(answered)).max(usual * 7 / 8);
+        }
+        answered = now;
         let answer: ProduceResponse = answers.decode::<ProduceRequest>(request.correlation, frame)?;
         let answers = match_up(request.sent, &answer);
         let Unanswered { bytes, barrier, .. } = request;
-        if events.send(Event::Answered { node_id, generation, bytes, barrier, answers }).await.is_err() {
+        if events.send(Event::Answered { lane, generation, bytes, barrier, answers }).await.is_err() {
             // The region is gone; its queue ends the writing half too.
             std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The next answer; `None` if it does not come until it is due.
+async fn next_within(answers: &mut Answers, due: Option<Instant>) -> Option<Result<Bytes, ClientError>> {
+    match due {
+        Some(due) => timeout_at(due, answers.next()).await.ok(),
+        None => Some(answers.next().await),
+    }
+}
+
+impl Queue {
+    fn push(&self, request: Unanswered) {
+        let mut requests = lock(&self.requests);
+        requests.push_back(request);
+        if requests.len() == 1 {
+            self.asked.notify_one();
         }
     }
 }

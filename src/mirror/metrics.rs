@@ -6,10 +6,11 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::histogram::exponential_buckets;
 use prometheus_client::registry::Registry;
 
 use crate::client::connection::Traffic;
+use crate::histogram::Histogram;
 
 /// A region.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -24,6 +24,7 @@ pub mod retrace;
 pub mod rewind;
 mod running;
 pub mod scan;
+pub mod slow;
 pub mod source;
 pub mod start;
 pub mod steering;

@@ -6,10 +6,11 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::histogram::exponential_buckets;
 use prometheus_client::registry::Registry;
 
 use super::limits::Limit;
+use crate::histogram::Histogram;
 use crate::wire::versions::{API_NAMES, OTHER_API};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -172,7 +173,7 @@ impl SessionMetrics {
             Direction::Request => request,
             Direction::Answer => answer,
         };
-        histogram.observe(latency.as_secs_f64());
+        histogram.observe(latency);
     }
 
     pub(super) fn received(&self, bytes: usize) {

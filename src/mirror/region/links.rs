@@ -3,8 +3,8 @@
 use super::*;
 
 impl Region {
-    pub(super) fn link_is_up(&self, node_id: i32) -> bool {
-        self.links.get(&node_id).is_some_and(|link| link.up)
+    pub(super) fn link_is_up(&self, lane: Lane) -> bool {
+        self.links.get(&lane).is_some_and(|link| link.up)
     }
 
     /// Gives a stream to the link of the broker that leads its partition in the region.
@@ -20,32 +20,37 @@ impl Region {
         if leader != slot.node_id {
             let had_one = slot.node_id >= 0;
             slot.node_id = leader;
+            slot.aside_until = None;
+            self.aside.remove(&stream);
             if had_one {
                 slot.stream.on_link_lost(now);
             }
             self.touch(stream);
         }
-        if leader >= 0 && !self.links.contains_key(&leader) {
-            self.open_link(leader, now);
+        if leader >= 0 && !self.links.contains_key(&Lane::main(leader)) {
+            self.open_link(Lane::main(leader), now);
         }
     }
 
-    pub(super) fn open_link(&mut self, node_id: i32, now: Instant) {
-        let link = self.links.entry(node_id).or_insert_with(|| Link {
+    pub(super) fn open_link(&mut self, lane: Lane, now: Instant) {
+        let link = self.links.entry(lane).or_insert_with(|| Link {
             generation: 0,
+            end: None,
             queue: None,
             up: false,
             in_flight_bytes: 0,
             barriers_in_flight: 0,
+            unprotected: false,
             ready: VecDeque::new(),
             retry_at: now,
             failures: 0,
         });
-        link.generation += 1;
+        self.links_opened += 1;
+        link.generation = self.links_opened;
         let (queue, requests) = mpsc::channel(LINK_QUEUE_REQUESTS);
         link.queue = Some(queue);
         let ends = link::Ends {
-            node_id,
+            lane,
             generation: link.generation,
             queue: requests,
             throttle: self.parts.throttles.sent.clone(),
@@ -53,27 +58,28 @@ impl Region {
             events: self.events.clone(),
             room: self.room.clone(),
         };
-        self.jobs.spawn(link::run(self.parts.cluster.clone(), ends));
+        link.end = Some(self.jobs.spawn(link::run(self.parts.cluster.clone(), ends)));
     }
 
-    pub(super) fn link_up(&mut self, node_id: i32, generation: u64, now: Instant) {
-        let Some(link) = self.links.get_mut(&node_id).filter(|link| link.generation == generation) else { return };
+    pub(super) fn link_up(&mut self, lane: Lane, generation: u64, now: Instant) {
+        let Some(link) = self.links.get_mut(&lane).filter(|link| link.generation == generation) else { return };
         link.up = true;
         link.failures = 0;
         self.reachable();
-        self.ask_for_expiration(node_id);
-        for slot in self.slots.iter_mut().filter(|slot| slot.node_id == node_id) {
+        self.ask_for_expiration(lane.node_id);
+        for slot in self.slots.iter_mut().filter(|slot| slot.lane() == lane) {
             slot.stream.on_link_up(now);
         }
-        self.touch_all_of(node_id);
+        self.touch_all_of(lane);
     }
 
-    pub(super) fn link_down(&mut self, node_id: i32, generation: u64, error: Option<ClientError>, now: Instant) {
-        let Some(link) = self.links.get_mut(&node_id).filter(|link| link.generation == generation) else { return };
+    pub(super) fn link_down(&mut self, lane: Lane, generation: u64, error: Option<ClientError>, now: Instant) {
+        let Some(link) = self.links.get_mut(&lane).filter(|link| link.generation == generation) else { return };
         link.up = false;
         link.queue = None;
         link.in_flight_bytes = 0;
         link.barriers_in_flight = 0;
+        link.unprotected = false;
         link.retry_at = now + (LINK_RETRY * (1 << link.failures.min(8))).min(LINK_RETRY_MAX);
         link.failures += 1;
         for stream in std::mem::take(&mut link.ready) {
@@ -82,31 +88,30 @@ impl Region {
         if let Some(error) = error {
             self.not_reachable(&error);
         }
-        for slot in self.slots.iter_mut().filter(|slot| slot.node_id == node_id) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.lane() == lane) {
             slot.stream.on_link_lost(now);
             slot.stream.on_unreachable();
         }
-        self.touch_all_of(node_id);
+        self.touch_all_of(lane);
         self.refresh_wanted = true;
-        if self.parts.cluster.metadata().brokers.contains_key(&node_id) {
+        if self.parts.cluster.metadata().brokers.contains_key(&lane.node_id) {
             return;
         }
         // A broker that left the cluster: its partitions get another leader.
-        self.links.remove(&node_id);
+        self.links.remove(&lane);
     }
 
-    pub(super) fn touch_all_of(&mut self, node_id: i32) {
+    pub(super) fn touch_all_of(&mut self, lane: Lane) {
         for stream in 0..self.slots.len() {
-            if self.slots[stream].node_id == node_id {
+            if self.slots[stream].lane() == lane {
                 self.touch(stream);
             }
         }
     }
 
     pub(super) fn reachable(&mut self) {
-        let down: Vec<i32> =
-            self.links.iter().filter(|(_, link)| !link.up && link.failures > 0).map(|(node_id, _)| *node_id).collect();
-        if down.is_empty() && self.unreachable.take().is_some() {
+        let down = self.links.values().any(|link| !link.up && link.failures > 0);
+        if !down && self.unreachable.take().is_some() {
             tracing::info!(region = %self.parts.settings.name, "all brokers of the region can be reached again");
             self.parts.journal.region(
                 Kind::RegionReachable,
@@ -170,7 +175,9 @@ impl Region {
                     let topic = slot.stream.region_topic.clone();
                     let partition = slot.stream.partition;
                     let leader_epoch = metadata.leader(&topic, partition).map_or(-1, |leader| leader.epoch);
-                    unprotected += u64::from(outgoing.batch.header.max_timestamp < remembered_since_ms);
+                    let is_unprotected = outgoing.batch.header.max_timestamp < remembered_since_ms;
+                    unprotected += u64::from(is_unprotected);
+                    link.unprotected |= is_unprotected;
                     bytes[usize::from(outgoing.barrier)] += outgoing.batch.len();
                     let group = if outgoing.barrier { &mut barriers } else { &mut others };
                     group.push(Entry { stream, topic, partition, leader_epoch, outgoing });

@@ -11,6 +11,7 @@ mod links;
 mod lost;
 mod roster;
 mod settle;
+mod slow;
 mod steer;
 mod tenure;
 mod two_way;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::capture::Capture;
@@ -37,7 +38,7 @@ use crate::mirror::batch::Batch;
 use crate::mirror::events::{EVENTS_MAX, Event};
 use crate::mirror::inbox::{Captured, Inbox};
 use crate::mirror::latency::Latency;
-use crate::mirror::link::{self, Entry, LINK_QUEUE_REQUESTS, Request};
+use crate::mirror::link::{self, Entry, LINK_QUEUE_REQUESTS, Lane, Request};
 use crate::mirror::metrics::RegionMetrics;
 use crate::mirror::offsets::{Which, epoch_ends, list_all};
 use crate::mirror::ownership::{Ownership, Pass, Share, Standing};
@@ -162,6 +163,8 @@ struct Slot {
     topic_id: uuid::Uuid,
     /// The region's broker that leads the partition, as far as the stream is concerned; -1 for none.
     node_id: i32,
+    /// Its followers in the region are slow: until then it is sent over a link aside, where it holds up nobody.
+    aside_until: Option<Instant>,
     gone: bool,
     tenure: Tenure,
     /// Whether it is shown with its lag: this proxy's, or this proxy's as far as was known last.
@@ -196,6 +199,7 @@ impl Slot {
             partitions,
             topic_id,
             node_id: -1,
+            aside_until: None,
             gone: false,
             tenure: Tenure::Mine,
             shown: true,
@@ -220,11 +224,15 @@ impl Slot {
 
 struct Link {
     generation: u64,
+    /// Ends it at once, also where its socket takes nothing.
+    end: Option<AbortHandle>,
     queue: Option<mpsc::Sender<Request>>,
     up: bool,
     in_flight_bytes: usize,
     /// acks=all requests that are not answered.
     barriers_in_flight: usize,
+    /// Something is under way that its broker may not recognise when it comes again: its records are older than the broker remembers producers.
+    unprotected: bool,
     ready: VecDeque<usize>,
     retry_at: Instant,
     failures: u32,
@@ -243,7 +251,11 @@ pub struct Region {
     /// Records and bytes that the region has acknowledged, by topic.
     topic_mirrored: HashMap<Arc<str>, (u64, u64)>,
     latency: Latency,
-    links: BTreeMap<i32, Link>,
+    links: BTreeMap<Lane, Link>,
+    /// How many were opened: each has its number, so that late words of another are not taken for its own.
+    links_opened: u64,
+    /// Streams that are sent aside.
+    aside: BTreeSet<usize>,
     readers: BTreeMap<(i32, Mode), Arc<Wishes>>,
     dirty: Vec<usize>,
     ticking: BTreeSet<usize>,
@@ -303,6 +315,8 @@ impl Region {
             topic_mirrored: HashMap::new(),
             latency: Latency::fine(),
             links: BTreeMap::new(),
+            links_opened: 0,
+            aside: BTreeSet::new(),
             readers: BTreeMap::new(),
             dirty: Vec::new(),
             ticking: BTreeSet::new(),
@@ -358,6 +372,7 @@ impl Region {
                     self.commit_now = true;
                     self.forget_denied(Instant::now());
                     self.look_at_transactions();
+                    self.bring_back();
                 }
                 _ = idle_commits.tick() => self.commit_again(),
                 Ok(()) = self.standings.changed() => self.take_standing(),
@@ -481,7 +496,7 @@ impl Region {
         verified: bool,
         now: Instant,
     ) -> Option<&'static str> {
-        let link_up = self.link_is_up(self.slots[stream].node_id);
+        let link_up = self.link_is_up(self.slots[stream].lane());
         let room = self.waiting_bytes + batch.len() <= self.parts.settings.capture_share_bytes;
         let slot = &mut self.slots[stream];
         let dropped = if slot.paused || !link_up || !room {
@@ -520,11 +535,14 @@ impl Region {
     fn handle(&mut self, event: Event) {
         let now = Instant::now();
         match event {
-            Event::LinkUp { node_id, generation } => self.link_up(node_id, generation, now),
-            Event::LinkDown { node_id, generation, error } => self.link_down(node_id, generation, error, now),
-            Event::Answered { node_id, generation, bytes, barrier, answers } => {
-                if let Some(link) = self.links.get_mut(&node_id).filter(|link| link.generation == generation) {
+            Event::LinkUp { lane, generation } => self.link_up(lane, generation, now),
+            Event::LinkDown { lane, generation, error } => self.link_down(lane, generation, error, now),
+            Event::HeldUp { lane, generation, batches } => self.held_up(lane, generation, batches),
+            Event::Slow { lane, generation, batches } => self.set_aside(lane, generation, batches, now),
+            Event::Answered { lane, generation, bytes, barrier, answers } => {
+                if let Some(link) = self.links.get_mut(&lane).filter(|link| link.generation == generation) {
                     link.in_flight_bytes = link.in_flight_bytes.saturating_sub(bytes);
+                    link.unprotected &= link.in_flight_bytes > 0;
                     link.barriers_in_flight = link.barriers_in_flight.saturating_sub(usize::from(barrier));
                     for answer in answers {
                         self.answered(answer, now);
@@ -621,6 +639,11 @@ impl Region {
                 }
                 for stream in 0..self.slots.len() {
                     self.assign(stream, now);
+                    // What has long been quiet holds no memory for its latency.
+                    let latency = &mut self.slots[stream].latency;
+                    if latency.as_ref().is_some_and(|latency| latency.is_over(now)) {
+                        *latency = None;
+                    }
                 }
             }
             Event::Lag(answer) => {
@@ -656,14 +679,14 @@ impl Region {
             self.slots[stream].stream.on_tick(now);
             self.touch(stream);
         }
-        let retry: Vec<i32> = self
+        let retry: Vec<Lane> = self
             .links
             .iter()
             .filter(|(_, link)| link.queue.is_none() && link.retry_at <= now)
-            .map(|(node_id, _)| *node_id)
+            .map(|(lane, _)| *lane)
             .collect();
-        for node_id in retry {
-            self.open_link(node_id, now);
+        for lane in retry {
+            self.open_link(lane, now);
         }
     }
 
@@ -698,7 +721,7 @@ impl Region {
                 of_partition.record(latency, now);
                 of_topic.record(latency, now);
                 self.latency.record(latency, now);
-                self.parts.metrics.latency.observe(latency.as_secs_f64());
+                self.parts.metrics.latency.observe(latency);
             }
         }
         self.touch(stream);

@@ -25,13 +25,14 @@ impl Region {
             self.note_passed_over(stream, producer_id);
         }
         self.hold_back_circles(stream, now);
-        let link_up = self.link_is_up(self.slots[stream].node_id);
+        self.leave_aside(stream, now);
+        let link_up = self.link_is_up(self.slots[stream].lane());
         let share = self.parts.settings.catch_up_share_bytes;
         let slot = &mut self.slots[stream];
         if slot.paused {
             slot.stream.on_unreachable();
         }
-        let sends = link_up && !slot.paused;
+        let sends = link_up && !slot.paused && !slot.is_coming_back(now);
         // Something cleared what was waiting, or batches were sent.
         self.waiting_bytes = self.waiting_bytes - slot.waiting_bytes + slot.stream.waiting_bytes();
         slot.waiting_bytes = slot.stream.waiting_bytes();
@@ -99,7 +100,7 @@ impl Region {
         slot.want = want;
         if slot.stream.can_send() && sends && !slot.queued && slot.is_active() {
             slot.queued = true;
-            if let Some(link) = self.links.get_mut(&slot.node_id) {
+            if let Some(link) = self.links.get_mut(&slot.lane()) {
                 link.ready.push_back(stream);
             }
         }

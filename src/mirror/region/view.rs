@@ -27,7 +27,7 @@ impl Region {
         if slot.paused {
             return (State::Paused, self.steering.holds(&slot.stream.topic).map(|hold| hold.reason()));
         }
-        let link_failed = self.links.get(&slot.node_id).is_some_and(|link| !link.up && link.failures > 0);
+        let link_failed = self.links.get(&slot.lane()).is_some_and(|link| !link.up && link.failures > 0);
         match slot.stream.phase() {
             Phase::Stalled { reason, .. } => (State::Stalled, Some(reason.clone())),
             Phase::Starting => match (slot.stream.blocked_by(), &self.unreachable) {

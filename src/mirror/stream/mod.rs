@@ -555,6 +555,21 @@ impl Stream {
         since.map(|since| now.saturating_duration_since(since)).unwrap_or_default()
     }
 
+    /// Whether a batch is on its way that is not acknowledged.
+    pub fn has_in_flight(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
+    /// Of a batch that waits for its answer: the incarnation under which it was sent, the sequence behind it, and where the region's log ends behind it if nobody
+    /// else writes there.
+    pub fn sent(&self, token: u64) -> Option<(i16, i32, i64)> {
+        let at = self.in_flight.iter().position(|batch| batch.token == token && !batch.answered)?;
+        let records: u64 = self.in_flight.iter().take(at + 1).map(|batch| batch.records).sum();
+        let region_end = self.position.region_offset + i64::try_from(records).unwrap_or(0);
+        let producer_epoch = self.adopted_epoch.unwrap_or(self.position.producer_epoch);
+        Some((producer_epoch, self.in_flight.get(at)?.sequence_next, region_end))
+    }
+
     /// Whether a batch waits for an answer.
     pub fn has_unanswered(&self) -> bool {
         self.unanswered > 0
