@@ -86,7 +86,8 @@ async fn assert_equal(eu: &Cluster, us: &Cluster, proxies: &[&Proxy]) -> Result<
                 break;
             }
             if begun.elapsed() > PATIENCE {
-                bail!("partition {partition} is mirrored to {next:?} of {end}");
+                let logs: Vec<String> = proxies.iter().filter_map(|proxy| proxy.log_text().ok()).collect();
+                bail!("partition {partition} is mirrored to {next:?} of {end}:\n{}", logs.join("\n----\n"));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -221,7 +222,6 @@ async fn proxies_that_stop_start_and_join_in_order_hand_their_streams_over_at_on
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not true yet on real Kafka: a lone proxy waits for the group's first generation (group.initial.rebalance.delay.ms)"]
 async fn a_proxy_that_is_alone_does_not_wait_for_the_group_before_it_mirrors() -> Result<()> {
     let local = Cluster::builder()
         .name("eu")

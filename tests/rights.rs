@@ -91,7 +91,7 @@ async fn assert_named(proxy: &Proxy, cluster: &str, right: &str, resource: &str)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "since streams are shared through the group: the missing right Read on group diffluent.* is not named in /lag at a start; the rights before it are"]
+#[ignore = "not run yet since the missing right Read on group diffluent.* is named at a start, too"]
 async fn what_the_script_grants_is_enough_and_each_missing_right_is_named_until_it_is_granted() -> Result<()> {
     let (eu, us) = tokio::try_join!(cluster("eu"), cluster("us"))?;
     eu.create_topic(TOPIC, 1, 1, &[]).await?;
@@ -102,6 +102,7 @@ async fn what_the_script_grants_is_enough_and_each_missing_right_is_named_until_
     let mut config = ProxyConfig::new("eu", &eu.bootstrap_of(SASL)?)
         .region_with(region)
         .allow("the stream is stalled")
+        .allow("this proxy can't take part in the group")
         .allow("the topic can't be mirrored")
         .allow("the topic's settings can't be read")
         .allow("positions can't be committed to the local cluster");

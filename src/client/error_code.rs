@@ -63,6 +63,8 @@ pub const UNKNOWN_LEADER_EPOCH: i16 = 75;
 pub const MEMBER_ID_REQUIRED: i16 = 79;
 /// Another member has taken the group instance id over (KIP-345).
 pub const FENCED_INSTANCE_ID: i16 = 82;
+/// An offset that was committed is still on its way to the coordinator's replicas.
+pub const UNSTABLE_OFFSET_COMMIT: i16 = 88;
 /// A new leader does not know its high watermark yet (KIP-207).
 pub const OFFSET_NOT_AVAILABLE: i16 = 78;
 

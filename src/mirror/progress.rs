@@ -259,7 +259,9 @@ impl Progress {
         for (topic, partition) in partitions {
             topics.entry(topic).or_default().push(*partition);
         }
-        let request = OffsetFetchRequest::default().with_group_id(self.group.clone()).with_topics(Some(
+        // Stable: with what was accepted and is still on its way to the coordinator's replicas. Otherwise Kafka 4 answers with what was before.
+        let request = OffsetFetchRequest::default().with_group_id(self.group.clone()).with_require_stable(true);
+        let request = request.with_topics(Some(
             topics
                 .into_iter()
                 .map(|(topic, partitions)| {
@@ -421,6 +423,7 @@ pub fn is_passing(error: &ClientError) -> bool {
                 | error_code::UNKNOWN_MEMBER_ID
                 | error_code::REBALANCE_IN_PROGRESS
                 | error_code::FENCED_INSTANCE_ID
+                | error_code::UNSTABLE_OFFSET_COMMIT
                 | error_code::UNKNOWN_TOPIC_OR_PARTITION
         ),
         ClientError::Unsupported { .. }

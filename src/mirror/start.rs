@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::messages::DescribeProducersRequest;
 use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use super::events::Event;
@@ -27,6 +29,12 @@ use crate::config::Start;
 /// How far back a region's log is searched for batches of a stream whose producer its broker does not know, bytes of each partition: where nobody else writes
 /// there, the last batch is the stream's.
 const FORGOTTEN_BYTES: usize = 16 * 1024 * 1024;
+/// Brokers know within this time that they lead a new topic, and are asked so often.
+const NEW_LEADERS_WITHIN: Duration = Duration::from_millis(1500);
+const NEW_LEADERS_LOOK: Duration = Duration::from_millis(50);
+/// The pause before it is asked again whether somebody has joined the group, doubled up to [`DOOR_PAUSE_MAX`].
+const DOOR_PAUSE: Duration = Duration::from_millis(20);
+const DOOR_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// So many partitions are searched at the same time.
 const SEARCHES_AT_ONCE: usize = 16;
 
@@ -93,10 +101,17 @@ pub async fn start(
     events: mpsc::Sender<Event>,
 ) {
     let all: Vec<usize> = streams.iter().map(|stream| stream.stream).collect();
-    if let Err(error) = run(&local, &region, &keeping, streams, &events).await {
-        tell(&events, failed(&region, &error, all)).await;
+    let tried_again = match run(&local, &region, &keeping, streams, &events).await {
+        Ok(tried_again) => tried_again,
+        Err(error) => {
+            tell(&events, failed(&region, &error, all)).await;
+            is_passing(&error)
+        }
+    };
+    // What is tried again in a moment may be there in time.
+    if !tried_again {
+        keeping.ownership.first_positions_done();
     }
-    keeping.ownership.first_positions_done();
 }
 
 /// What an error means for streams.
@@ -110,13 +125,14 @@ fn failed(
     streams.into_iter().map(move |stream| (stream, outcome.clone()))
 }
 
+/// Whether some of them are to be tried again.
 async fn run(
     local: &Arc<Cluster>,
     region: &Arc<Cluster>,
     keeping: &Keeping,
     streams: Vec<Starting>,
     events: &mpsc::Sender<Event>,
-) -> Result<(), ClientError> {
+) -> Result<bool, ClientError> {
     // Of all their topics' partitions: one that was added since begins at its beginning, where others were mirrored before.
     let partitions: BTreeSet<Partition> = (streams.iter())
         .flat_map(|stream| (0..stream.partitions).map(|partition| (stream.partition.0.clone(), partition)))
@@ -152,13 +168,17 @@ async fn run(
             (None, Some((position, false))) => fresh.push((stream, *position)),
         }
     }
+    let later = |outcomes: &[(usize, Started)]| outcomes.iter().any(|(_, outcome)| *outcome == Started::Later);
+    let mut tried_again = later(&outcomes);
     tell(events, outcomes).await;
     let new: Vec<usize> = fresh.iter().map(|(stream, _)| stream.stream).collect();
-    match begin(local, region, keeping, fresh).await {
-        Ok(begun) => tell(events, begun).await,
-        Err(error) => tell(events, failed(region, &error, new)).await,
-    }
-    Ok(())
+    let begun = match begin(local, region, keeping, fresh).await {
+        Ok(begun) => begun,
+        Err(error) => failed(region, &error, new).collect(),
+    };
+    tried_again |= later(&begun);
+    tell(events, begun).await;
+    Ok(tried_again)
 }
 
 fn later_or_stalled(denied: Option<&String>) -> Started {
@@ -240,7 +260,18 @@ async fn begin(
     }
     let there = |stream: &Starting| (stream.region_topic.clone(), stream.partition.1);
     let partitions: Vec<Partition> = streams.iter().map(|(stream, _)| there(stream)).collect();
-    let ends = list_all(region, &partitions, Which::End).await;
+    let mut ends = list_all(region, &partitions, Which::End).await;
+    // A broker hears a moment later that it leads a new topic. As no member this proxy may not have the time for another try.
+    let until = Instant::now() + NEW_LEADERS_WITHIN;
+    let is_new = |end: &Result<LogOffset, i16>| {
+        let passing = error_code::UNKNOWN_TOPIC_OR_PARTITION..=error_code::NOT_LEADER_OR_FOLLOWER;
+        end.is_err_and(|code| passing.contains(&code))
+    };
+    while keeping.pass == Pass::Alone && ends.values().any(is_new) && Instant::now() < until {
+        sleep(NEW_LEADERS_LOOK).await;
+        region.refresh().await?;
+        ends = list_all(region, &partitions, Which::End).await;
+    }
     let wrote = who_wrote(region, &streams, &ends).await?;
     let mut denied: BTreeMap<usize, String> = BTreeMap::new();
     for (stream, _) in &streams {
@@ -292,10 +323,13 @@ async fn begin(
     }
     if *pass == Pass::Alone {
         ownership.first_positions_done();
-        if !ownership.door_closed().await {
+        let Some(first) = commits.iter().find(|(partition, _)| !refused.contains_key(partition)) else {
+            return Ok(outcomes);
+        };
+        if !door_closed(keeping, first).await {
             return Ok(outcomes.into_iter().map(|(stream, _)| (stream, Started::Later)).collect());
         }
-        // Another proxy may have started at the same moment: what counts is what was written last, for both.
+        // Another proxy may have started at the same moment: what counts is what is there, for both.
         let partitions: Vec<Partition> = commits.iter().map(|(partition, _)| partition.clone()).collect();
         let valid = progress.load(&partitions).await?;
         for (stream, outcome) in &mut outcomes {
@@ -316,6 +350,27 @@ async fn begin(
         }
     }
     Ok(outcomes)
+}
+
+/// Waits until nobody can commit a first position as [`Pass::Alone`] any more: then those that are there are valid, whoever has written them. It is asked by committing `first`, one
+/// of our own, once more. `false` if this proxy takes no part any more.
+async fn door_closed(keeping: &Keeping, first: &(Partition, Commit)) -> bool {
+    let mut standing = keeping.ownership.watch();
+    let mut pause = DOOR_PAUSE;
+    loop {
+        let pass = standing.borrow_and_update().pass.clone();
+        if pass != Pass::Alone {
+            return pass != Pass::Nobody;
+        }
+        let again = keeping.progress.commit(std::slice::from_ref(first), &pass).await;
+        // Anything else: it is open still, or it can't be told at the moment.
+        if matches!(again, Err(ClientError::Refused { code: error_code::UNKNOWN_MEMBER_ID, .. })) {
+            return true;
+        }
+        // Until then, unless this proxy becomes a member: nobody is left to tell it otherwise.
+        let _ = timeout(pause, standing.changed()).await;
+        pause = (pause * 2).min(DOOR_PAUSE_MAX);
+    }
 }
 
 /// Whether a stream without progress has written to the region before.

@@ -91,6 +91,8 @@ enum Hold {
 pub struct Member {
     times: Times,
     instance: Arc<str>,
+    /// What is said when the coordinator does not let it into the group.
+    denial: String,
     /// Joins under its instance name. Not once another process has taken the name.
     named: bool,
     fences: u32,
@@ -103,8 +105,6 @@ pub struct Member {
     owned_in: i32,
     phase: Phase,
     hold: Hold,
-    /// Somebody else may still commit a first position without being a member.
-    door_open: bool,
     assigned: Arc<BTreeSet<Partition>>,
     others: Arc<Vec<Other>>,
     lease: Option<Instant>,
@@ -117,11 +117,12 @@ pub struct Member {
 }
 
 impl Member {
-    /// One that has not asked yet.
-    pub fn new(times: Times, instance: Arc<str>, now: Instant) -> Self {
+    /// One that has not asked yet. `denial` is said when the coordinator does not let it into the group.
+    pub fn new(times: Times, instance: Arc<str>, denial: String, now: Instant) -> Self {
         Self {
             times,
             instance,
+            denial,
             named: true,
             fences: 0,
             fenced_at: None,
@@ -131,7 +132,6 @@ impl Member {
             owned_in: -1,
             phase: Phase::Asking { at: now },
             hold: Hold::Nothing,
-            door_open: false,
             assigned: Arc::default(),
             others: Arc::default(),
             lease: None,
@@ -193,11 +193,6 @@ impl Member {
         self.hold == Hold::Nothing
     }
 
-    /// Whether it is to be found out if the door has closed: [`Member::door_has_closed`].
-    pub fn watches_door(&self) -> bool {
-        self.door_open && self.hold == Hold::Everything
-    }
-
     /// What the region is told.
     pub fn standing(&self) -> Standing {
         let share = match self.hold {
@@ -207,7 +202,7 @@ impl Member {
         };
         let pass = match (self.hold, self.commits_in) {
             (Hold::Nothing, _) => Pass::Nobody,
-            (Hold::Everything, _) if self.door_open => Pass::Alone,
+            (Hold::Everything, _) => Pass::Alone,
             (Hold::Assigned, Some(generation)) => {
                 Pass::Member { generation, member_id: self.id.clone(), instance: self.instance().cloned() }
             }
@@ -221,7 +216,6 @@ impl Member {
         if nobody_else && self.named {
             self.hold = Hold::Everything;
             self.extend(sent + self.times.session);
-            self.door_open = is_empty;
             self.phase = if is_empty {
                 Phase::Alone { until: now + FIRST_POSITIONS_WITHIN }
             } else {
@@ -242,11 +236,6 @@ impl Member {
         }
     }
 
-    /// The first join has reached the coordinator: from now on nobody commits without being a member.
-    pub fn door_has_closed(&mut self) {
-        self.door_open = false;
-    }
-
     /// The answer to a request to join that was sent at `sent`.
     pub fn joined(&mut self, sent: Instant, now: Instant, code: i16, id: &str, generation: i32) {
         match code {
@@ -254,7 +243,6 @@ impl Member {
                 self.id = Arc::from(id);
                 self.generation = generation;
                 self.commits_in = None;
-                self.door_open = false;
                 self.heard(sent);
                 self.phase = Phase::Syncing;
             }
@@ -352,6 +340,13 @@ impl Member {
         };
     }
 
+    /// A person must mend something before it can be a member again: `reason`.
+    pub fn barred(&mut self, now: Instant, reason: String) {
+        self.lost();
+        self.trouble = Some(Trouble { reason, needs_a_person: true });
+        self.phase = Phase::Asking { at: now + TROUBLE_RETRY };
+    }
+
     /// Joins anew: streams were left, or there are some that nobody has.
     pub fn rejoin(&mut self, now: Instant) {
         if let Phase::Settled { .. } = self.phase {
@@ -381,7 +376,6 @@ impl Member {
     /// Somebody else may have what it held.
     fn let_go(&mut self) {
         self.hold = Hold::Nothing;
-        self.door_open = false;
         self.lease = None;
         self.term += 1;
     }
@@ -420,11 +414,8 @@ impl Member {
                 self.named &= self.fences < FENCES_MAX;
                 self.phase = Phase::Joining { at: now };
             }
-            code => {
-                self.lost();
-                self.trouble = Some(Trouble { reason: trouble(code), needs_a_person: true });
-                self.phase = Phase::Asking { at: now + TROUBLE_RETRY };
-            }
+            error_code::GROUP_AUTHORIZATION_FAILED => self.barred(now, self.denial.clone()),
+            code => self.barred(now, trouble(code)),
         }
     }
 
@@ -448,7 +439,6 @@ fn trouble(code: i16) -> String {
             "the local brokers don't allow this session timeout ({what}); set session_timeout in [mirror] to what lies between their \
              group.min.session.timeout.ms and group.max.session.timeout.ms"
         ),
-        30 => format!("the group can't be joined: {what}; allow it (kafka-acls --operation Read --group)"),
         -1 | 10 | 18 => format!(
             "the coordinator can't keep the group's members and their streams ({what}): they must fit into one record; raise \
              max.message.bytes of the topic __consumer_offsets, or mirror fewer topics"
@@ -472,7 +462,7 @@ mod tests {
     }
 
     fn new(now: Instant) -> Member {
-        Member::new(Times::of(SESSION), Arc::from("a-9092"), now)
+        Member::new(Times::of(SESSION), Arc::from("a-9092"), "no right; grant it".to_owned(), now)
     }
 
     /// A member that was given streams 0 and 1 in generation 3.
@@ -505,8 +495,6 @@ mod tests {
         member.first_positions_done(now);
         assert_eq!((member.next(now), member.standing().pass), (Next::Join, Pass::Alone));
         assert!(member.owned().0.is_empty(), "what it took without being a member it does not claim");
-        member.door_has_closed();
-        assert_eq!(member.standing().pass, Pass::Waiting);
         let term = member.standing().term;
         member.joined(now, now + seconds(3), 0, "a-9092-1", 1);
         assert!(matches!(member.standing().share, Share::Everything));
@@ -639,6 +627,22 @@ mod tests {
         assert!(trouble.needs_a_person && trouble.reason.contains("; stop them"), "{trouble:?}");
         assert_eq!(member.next(now), Next::Rest(now + TROUBLE_RETRY));
         assert_eq!(member.next(now + TROUBLE_RETRY), Next::Describe);
+    }
+
+    #[test]
+    fn a_member_that_lacks_the_right_says_which_until_it_is_let_in() {
+        let now = Instant::now();
+        let mut member = settled(now);
+        assert!(!member.beaten(now, now, 30));
+        let trouble = member.standing().trouble.expect("a trouble");
+        assert_eq!((trouble.reason.as_str(), trouble.needs_a_person), ("no right; grant it", true));
+        let later = now + TROUBLE_RETRY;
+        assert_eq!(member.next(later), Next::Describe);
+        member.described(later, later, true, true);
+        assert!(matches!(member.standing().share, Share::Everything));
+        member.joined(later, later, 0, "a-9092-2", 4);
+        member.synced(later, later, 0, streams(&[0]), false);
+        assert_eq!(member.standing().trouble, None);
     }
 
     #[test]

@@ -15,6 +15,16 @@
 //! - A member that hears nothing from the coordinator stops its streams ([`Ownership::holds`]) before the coordinator gives them to another: its lease runs from when it
 //!   sent the last heartbeat that was answered, the coordinator's patience from when it received it.
 //!
+//! # A start waits for nobody
+//!
+//! Brokers let the first join of a group wait for others (`group.initial.rebalance.delay.ms`, 3 s). A proxy that finds no members mirrors everything meanwhile. What it lacks is
+//! a member's commit, and a stream that never ran may not send before its first position is committed for good. So it commits first positions as no member ([`Pass::Alone`]),
+//! which the coordinator accepts while the group has no members, and joins. Its join closes that door, and so does anybody's: from then on nobody can change a first position
+//! but a member of a generation. Two proxies that start at the same moment may both have committed; so both wait until the door is closed, read, and begin with what is there.
+//!
+//! Whether it is closed is asked in the only way that shows what a coordinator knows at this moment, by a commit: the same first position once more, until it is refused. What
+//! is read of a group (DescribeGroups) is what was written to the offsets topic, and of a join nothing is written before its generation has begun.
+//!
 //! # References
 //! JoinGroup, SyncGroup, Heartbeat, LeaveGroup: the protocol guide; incremental cooperative rebalancing (KIP-429); static membership (KIP-345).
 
@@ -37,9 +47,9 @@ use super::progress::Partition;
 pub enum Pass {
     /// Not at all, now.
     Nobody,
-    /// The group had no members a moment ago: only first positions are committed so, and read again afterwards, see [`Ownership::door_closed`].
+    /// As no member: the coordinator accepts that while the group has none. Only first positions are committed so, see "A start waits for nobody" above.
     Alone,
-    /// Not yet: this proxy has joined, so that nobody else can commit as [`Pass::Alone`] any more, and waits for its first generation.
+    /// Not before the next generation has its assignments.
     Waiting,
     /// As a member of a generation.
     Member {
@@ -197,14 +207,6 @@ impl Ownership {
     /// The first positions of streams that never ran are committed, as far as they can be: the group may be joined.
     pub fn first_positions_done(&self) {
         self.first_positions.notify_one();
-    }
-
-    /// Waits until nobody can commit a first position as [`Pass::Alone`] any more: then the ones that are there are valid, whoever has written them. `false` if
-    /// the group can't be joined at the moment.
-    pub async fn door_closed(&self) -> bool {
-        let mut standing = self.watch();
-        let closed = standing.wait_for(|standing| standing.pass != Pass::Alone).await;
-        closed.is_ok_and(|standing| standing.pass != Pass::Nobody)
     }
 
     /// Leaves the group, so that others take over at once.

@@ -18,7 +18,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::member::{Member, Next, Times};
 use super::messages::{Claims, Subscription, decode_assignment, encode_assignment};
@@ -37,8 +37,6 @@ use crate::mirror::topic_list::{MirroredTopic, mirrored_topics};
 
 /// Consumers' groups: so Kafka's tools show who has which partition, with its lag.
 const PROTOCOL_TYPE: &str = "consumer";
-/// How often it is asked whether the first join has reached the coordinator.
-const DOOR_LOOK: Duration = Duration::from_millis(20);
 /// The local cluster is asked for its topics before a join, if that takes no longer.
 const TOPICS_WITHIN: Duration = Duration::from_secs(1);
 /// Heartbeats in a row that may be lost while the answer to a join is waited for.
@@ -101,6 +99,8 @@ struct Membership {
     /// When a rebalance was asked for because nobody had some stream, and how long the next pause is.
     unowned: Option<Instant>,
     unowned_pause: Duration,
+    /// What a person must mend, as it was told last.
+    told: Option<String>,
 }
 
 /// A group as its coordinator describes it.
@@ -119,10 +119,14 @@ struct DescribedMember {
 
 impl Membership {
     fn new(parts: Parts) -> Self {
-        let member = Member::new(Times::of(parts.session), parts.ownership.instance.clone(), Instant::now());
+        let group = parts.progress.group().clone();
+        let right = Right::group(Operation::Read, group.0.as_str());
+        let denial = parts.local.explain(error_code::GROUP_AUTHORIZATION_FAILED, right);
+        let member = Member::new(Times::of(parts.session), parts.ownership.instance.clone(), denial, Instant::now());
         Self {
             member,
-            group: parts.progress.group().clone(),
+            group,
+            told: None,
             // Proxies of another name would mirror to other topics: the coordinator keeps them apart.
             protocol: StrBytes::from_string(format!("diffluent-1-{}", parts.origin)),
             joins: Line::default(),
@@ -158,13 +162,28 @@ impl Membership {
     }
 
     /// Tells the region. What it needs to act on the news is there before the news.
-    fn publish(&self) {
+    fn publish(&mut self) {
+        self.tell_trouble();
         let ownership = &self.parts.ownership;
         if self.member.holds_nothing() {
             lock(&ownership.leaving).clear();
         }
         *lock(&ownership.lease) = self.member.lease();
         ownership.publish(self.member.standing());
+    }
+
+    /// Says once what a person must mend, and once that it is mended.
+    fn tell_trouble(&mut self) {
+        let standing = self.member.standing();
+        let trouble = standing.trouble.filter(|trouble| trouble.needs_a_person).map(|trouble| trouble.reason);
+        let (region, group) = (&self.parts.region.name, self.group.0.as_str());
+        match &trouble {
+            Some(reason) if self.told != trouble => tracing::warn!(%region, group, %reason,
+                "this proxy can't take part in the group: its streams to the region wait; trying again"),
+            None if self.told.is_some() => tracing::info!(%region, group, "this proxy takes part in the group again"),
+            _ => return,
+        }
+        self.told = trouble;
     }
 
     fn lapse(&mut self, now: Instant) {
@@ -197,7 +216,10 @@ impl Membership {
         tracing::debug!(region = %self.parts.region.name, %error, "the group's coordinator could not be asked");
         self.parts.progress.forget_coordinator().await;
         (self.joins, self.beats) = (Line::default(), Line::default());
-        self.member.failed(now, &error.to_string());
+        match error {
+            ClientError::Denied(denial) => self.member.barred(now, denial.to_string()),
+            error => self.member.failed(now, &error.to_string()),
+        }
     }
 
     /// Joins, and asks for the assignment.
@@ -314,8 +336,8 @@ impl Membership {
             .collect()
     }
 
-    /// Sends a request whose answer waits for other members. Meanwhile heartbeats go on, the lease may end, and the door is watched. `None` if the answer did not come, or
-    /// would be in vain.
+    /// Sends a request whose answer waits for other members. Meanwhile heartbeats go on, and the lease may end. `None` if the answer did not come, or would be
+    /// in vain.
     async fn patiently<C: Call>(&mut self, request: &C) -> Option<C::Answer> {
         let times = self.member.times();
         // The coordinator waits for members that it has not heard of, and then for the leader.
@@ -370,12 +392,6 @@ impl Membership {
                     }
                     beat_at = Instant::now() + self.member.times().beat;
                 }
-                () = sleep(DOOR_LOOK), if self.member.watches_door() => {
-                    if self.is_known_by_name().await {
-                        self.member.door_has_closed();
-                        self.publish();
-                    }
-                }
             }
         }
     }
@@ -391,20 +407,6 @@ impl Membership {
         self.note_refusal("stay in", code, 0);
         self.publish();
         Ok(waits)
-    }
-
-    /// Whether the coordinator knows a member of this one's name. It does not show a new group to who asks for its members before the first generation; but
-    /// a heartbeat under the name and another id is refused in its own way.
-    async fn is_known_by_name(&mut self) -> bool {
-        let request = HeartbeatRequest::default()
-            .with_group_id(self.group.clone())
-            .with_generation_id(0)
-            .with_member_id(StrBytes::from_static_str("diffluent-asks"))
-            .with_group_instance_id(self.member.instance().map(text));
-        let Parts { local, progress, .. } = &self.parts;
-        let Ok(coordinator) = progress.coordinator().await else { return false };
-        let answer = local.call(coordinator, &request).await;
-        answer.is_ok_and(|answer| answer.error_code == error_code::FENCED_INSTANCE_ID)
     }
 
     fn is_me(&self, member: &DescribedMember) -> bool {
@@ -459,12 +461,7 @@ impl Membership {
             }
             error_code::FENCED_INSTANCE_ID => tracing::warn!(%region, %instance, error,
                 "another process, or a late request of this one, has joined under this name; joining again"),
-            _ => match self.member.standing().trouble {
-                Some(trouble) if trouble.needs_a_person => {
-                    tracing::error!(%region, error, "can't {what} the group: {}", trouble.reason);
-                }
-                _ => tracing::debug!(%region, error, "can't {what} the group at the moment"),
-            },
+            _ => tracing::debug!(%region, error, "can't {what} the group at the moment"),
         }
     }
 

@@ -35,6 +35,12 @@ impl Region {
         if before.term != self.standing.term || !before.share.is_same(&self.standing.share) {
             self.share_changed(before.term != self.standing.term, now);
         }
+        if let Some(trouble) = self.standing.trouble.as_ref().filter(|trouble| trouble.needs_a_person)
+            && before.trouble.as_ref() != Some(trouble)
+        {
+            let message = format!("this proxy can't take part in the group: {}", trouble.reason);
+            self.parts.journal.region(Kind::StreamsTaken, &self.parts.settings.name, &message);
+        }
         if before.pass != self.standing.pass && matches!(self.standing.pass, Pass::Member { .. }) {
             // What has waited for a generation.
             self.commit_now = true;
