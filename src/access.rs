@@ -3,11 +3,12 @@
 //! Owns the way from the configuration to a [`Dialer`] for each cluster and to the TLS that clients speak. It reads files and opens no socket; nothing here is
 //! on the path of a byte. `run`, `check` and `verify` all take their connections from here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -16,7 +17,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info};
 
-use crate::config::{ClientAuth, ClusterTls, Config, ProxyTls, Region};
+use crate::config::{ClientAuth, ClusterTls, Config, ProxyTls};
 use crate::journal::{Journal, Kind};
 use crate::net::Dialer;
 use crate::net::tls::{Certificate, ClientCertificates, ClientTls, Files, Reread, Rereading, ServerTls, TlsError};
@@ -29,17 +30,69 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
 pub struct AccessError(pub Vec<TlsError>);
 
+/// Something made from files that is read again with them.
+type Rereads = Arc<dyn Reread>;
+
+/// The way to one cluster: plaintext, or TLS as a table of the configuration says.
+#[derive(Clone)]
+struct Way {
+    tls: Option<ClusterTls>,
+    dialer: Dialer,
+    keyring: Option<Rereads>,
+}
+
+impl Way {
+    /// Reads the files of `tls`, if that is there; `table` is what it is called in messages.
+    fn load(table: String, tls: Option<&ClusterTls>) -> Result<Self, TlsError> {
+        let Some(tls) = tls else { return Ok(Self { tls: None, dialer: Dialer::plain(), keyring: None }) };
+        let loaded = ClientTls::load(cluster_files(table, tls), tls.server_name.as_deref())?;
+        let keyring: Rereads = loaded.keyring();
+        Ok(Self { tls: Some(tls.clone()), dialer: Dialer::tls(Arc::new(loaded)), keyring: Some(keyring) })
+    }
+}
+
+/// The ways to regions, by their names: [`Access::ways`].
+#[derive(Clone, Default)]
+pub struct Ways(HashMap<String, Way>);
+
+impl std::fmt::Debug for Ways {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Ways {
+    /// The ways to the regions of `config`. Those that are in `known` and are configured alike are taken over with what they have loaded.
+    fn load(config: &Config, known: &Ways, errors: &mut Vec<TlsError>) -> Self {
+        let mut ways = HashMap::new();
+        for region in &config.region {
+            let name = region.name.to_string();
+            if let Some(way) = known.0.get(&name).filter(|way| way.tls == region.tls) {
+                ways.insert(name, way.clone());
+                continue;
+            }
+            match Way::load(format!("[region.tls] of {name:?}"), region.tls.as_ref()) {
+                Ok(way) => drop(ways.insert(name, way)),
+                Err(error) => errors.push(error),
+            }
+        }
+        Self(ways)
+    }
+}
+
 /// The ways to all clusters, and of clients to us.
 pub struct Access {
     clients: Option<Arc<ServerTls>>,
-    local: Dialer,
-    regions: HashMap<String, Dialer>,
-    keyrings: Vec<Arc<dyn Reread>>,
+    local: Way,
+    regions: ArcSwap<Ways>,
 }
 
 impl std::fmt::Debug for Access {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Access").field("clients", &self.clients).field("local", &self.local).finish_non_exhaustive()
+        f.debug_struct("Access")
+            .field("clients", &self.clients)
+            .field("local", &self.local.dialer)
+            .finish_non_exhaustive()
     }
 }
 
@@ -49,33 +102,33 @@ impl Access {
     /// # Errors
     /// What is wrong with them.
     pub fn load(config: &Config) -> Result<Self, AccessError> {
-        let mut keyrings: Vec<Arc<dyn Reread>> = Vec::new();
         let mut errors = Vec::new();
         let clients = config.proxy.tls.as_ref().and_then(|tls| {
             let loaded = ServerTls::load(proxy_files(tls), client_certificates(tls.client_auth));
             loaded.map(Arc::new).map_err(|error| errors.push(error)).ok()
         });
-        keyrings.extend(clients.as_ref().map(|tls| tls.keyring()));
-        let mut dialer = |table: String, tls: Option<&ClusterTls>| {
-            let Some(tls) = tls else { return Dialer::plain() };
-            match ClientTls::load(cluster_files(table, tls), tls.server_name.as_deref()) {
-                Ok(tls) => {
-                    keyrings.push(tls.keyring());
-                    Dialer::tls(Arc::new(tls))
-                }
-                Err(error) => {
-                    errors.push(error);
-                    Dialer::plain()
-                }
-            }
-        };
-        let local = dialer("[local.tls]".to_owned(), config.local.tls.as_ref());
-        let region = |region: &Region| {
-            let table = format!("[region.tls] of {:?}", region.name.as_str());
-            (region.name.to_string(), dialer(table, region.tls.as_ref()))
-        };
-        let regions = config.region.iter().map(region).collect();
-        if errors.is_empty() { Ok(Self { clients, local, regions, keyrings }) } else { Err(AccessError(errors)) }
+        let local = Way::load("[local.tls]".to_owned(), config.local.tls.as_ref());
+        let local = local.map_err(|error| errors.push(error)).ok();
+        let regions = Ways::load(config, &Ways::default(), &mut errors);
+        match local {
+            Some(local) if errors.is_empty() => Ok(Self { clients, local, regions: ArcSwap::from_pointee(regions) }),
+            _ => Err(AccessError(errors)),
+        }
+    }
+
+    /// The ways to the regions of another configuration, which hold once they are [taken](Self::take). Files of what is configured as before are not read.
+    ///
+    /// # Errors
+    /// What is wrong with the others.
+    pub fn ways(&self, config: &Config) -> Result<Ways, AccessError> {
+        let mut errors = Vec::new();
+        let ways = Ways::load(config, &self.regions.load(), &mut errors);
+        if errors.is_empty() { Ok(ways) } else { Err(AccessError(errors)) }
+    }
+
+    /// From now on regions are reached in these ways. Connections that are there stay as they are.
+    pub fn take(&self, ways: Ways) {
+        self.regions.store(Arc::new(ways));
     }
 
     /// What clients speak; `None`: plaintext.
@@ -85,18 +138,27 @@ impl Access {
 
     /// The way to the local cluster.
     pub fn local(&self) -> Dialer {
-        self.local.clone()
+        self.local.dialer.clone()
     }
 
     /// The way to a region, by its name.
     pub fn region(&self, name: &str) -> Dialer {
-        self.regions.get(name).cloned().unwrap_or_default()
+        self.regions.load().0.get(name).map(|way| way.dialer.clone()).unwrap_or_default()
     }
 
     /// The files of our own certificates, each with what was loaded from it last.
     pub fn certificates(&self) -> Vec<(PathBuf, Arc<Certificate>)> {
-        let all: BTreeMap<_, _> = self.keyrings.iter().filter_map(|keyring| keyring.certificate()).collect();
+        let all: BTreeMap<_, _> = self.keyrings().iter().filter_map(|keyring| keyring.certificate()).collect();
         all.into_iter().collect()
+    }
+
+    /// What is made from files: for clients, for the local cluster, for the regions by name.
+    fn keyrings(&self) -> Vec<Rereads> {
+        let regions = self.regions.load();
+        let by_name: BTreeMap<&String, &Way> = regions.0.iter().collect();
+        let clients = self.clients.iter().map(|tls| -> Rereads { tls.keyring() });
+        let clusters = [&self.local].into_iter().chain(by_name.into_values());
+        clients.chain(clusters.filter_map(|way| way.keyring.clone())).collect()
     }
 
     /// Reads all files again at once, for an operator who asks for it. Each table with what came of it; the reasons of a refusal are logged as well.
@@ -120,7 +182,7 @@ impl Access {
     }
 
     fn reread(&self, patient: bool, journal: &Journal, metrics: &CertificateMetrics) -> Vec<(String, Rereading)> {
-        let reread = |keyring: &Arc<dyn Reread>| {
+        let reread = |keyring: &Rereads| {
             let (table, came) = (keyring.table(), keyring.reread(patient));
             match &came {
                 Rereading::Same => {}
@@ -143,7 +205,7 @@ impl Access {
             }
             (table.to_owned(), came)
         };
-        let came = self.keyrings.iter().map(reread).collect();
+        let came = self.keyrings().iter().map(reread).collect();
         metrics.tell(self);
         came
     }
@@ -173,6 +235,12 @@ struct FileLabel {
     file: String,
 }
 
+impl FileLabel {
+    fn of(file: &Path) -> Self {
+        Self { file: file.display().to_string() }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabel {
     result: &'static str,
@@ -183,12 +251,14 @@ struct ResultLabel {
 pub struct CertificateMetrics {
     expiry: Family<FileLabel, Gauge>,
     reloads: Family<ResultLabel, Counter>,
+    /// The files that have a series.
+    shown: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl CertificateMetrics {
     /// Adds these metrics to a registry whose prefix is `diffluent`.
     pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self { expiry: Family::default(), reloads: Family::default() };
+        let metrics = Self { expiry: Family::default(), reloads: Family::default(), shown: Arc::default() };
         registry.register(
             "certificate_expiry_timestamp_seconds",
             "When a certificate of ours expires, in seconds since 1970, by its file",
@@ -206,15 +276,22 @@ impl CertificateMetrics {
         metrics
     }
 
-    /// Shows what is loaded now.
+    /// Shows what is loaded now, and nothing of files that are not used any more.
     pub fn tell(&self, access: &Access) {
-        for (file, certificate) in access.certificates() {
-            self.expires(&file, certificate.not_after_seconds);
+        let certificates = access.certificates();
+        for (file, certificate) in &certificates {
+            self.expires(file, certificate.not_after_seconds);
         }
+        let now: BTreeSet<PathBuf> = certificates.into_iter().map(|(file, _)| file).collect();
+        // A set of names is whole after a panic as before it.
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        for gone in shown.difference(&now) {
+            self.expiry.remove(&FileLabel::of(gone));
+        }
+        *shown = now;
     }
 
     pub(crate) fn expires(&self, file: &Path, at_seconds: i64) {
-        let label = FileLabel { file: file.display().to_string() };
-        self.expiry.get_or_create(&label).set(at_seconds);
+        self.expiry.get_or_create(&FileLabel::of(file)).set(at_seconds);
     }
 }

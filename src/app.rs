@@ -28,8 +28,8 @@ use tokio::task::JoinSet;
 use crate::access::{Access, AccessError, CertificateMetrics};
 use crate::admin::guard::Openness;
 use crate::admin::{
-    self, AdminState, ClusterView, CommandFuture, Commands, Guard, HistoryFuture, LagFuture, LagSource, Process,
-    Readiness, ReloadFuture,
+    self, AdminState, ClusterTraffic, ClusterView, CommandFuture, Commands, Guard, HistoryFuture, LagFuture, LagSource,
+    Process, Readiness, ReloadFuture,
 };
 use crate::capture::Capture;
 use crate::client::Reach;
@@ -47,7 +47,7 @@ use crate::mirror::stream::Obstacle;
 use crate::mirror::throttle::Throttling;
 use crate::mirror::{CommandError, Mirror};
 use crate::net::Connect;
-use crate::reload::{ReloadMetrics, Reloader, Targets};
+use crate::reload::{Prepared, ReloadMetrics, Reloader, Targets};
 use crate::session::{
     Advertise, ClientView, Controls, Front, FrontConfig, FrontError, FrontSettings, Limits, ServerNames,
     SessionMetrics, descriptors,
@@ -124,17 +124,11 @@ pub async fn run(start: Start, shutdown: watch::Receiver<bool>) -> Result<(), Ap
         TcpListener::bind(&address).await.map_err(|source| AppError::Admin { address: address.clone(), source })?;
     let guard = guard(&config.admin, &admin_port)?;
     let history = Arc::new(History::default());
-    // What regions speak is set up at the start.
-    let spoken: HashMap<_, _> = config.region.iter().map(|region| (region.name.clone(), region.tls.clone())).collect();
+    let ways = access.clone();
     let prepare = Box::new(move |config: &Config| {
-        let other = |region: &&config::Region| spoken.get(&region.name).cloned().flatten() != region.tls;
-        if let Some(region) = config.region.iter().find(other) {
-            return Err(format!(
-                "[region.tls] of {}: TLS of a region needs a restart, so nothing was changed",
-                region.name
-            ));
-        }
-        prepare(config).map_err(|misfit| misfit.to_string())
+        let settings = prepare(config).map_err(|misfit| misfit.to_string())?;
+        let ways = ways.ways(config).map_err(|error| error.to_string())?;
+        Ok(Prepared { settings, ways })
     });
     let reloader = Reloader::new(file, config, prepare, journal.clone(), history.clone(), reload_metrics);
     let status = Arc::new(Status {
@@ -143,12 +137,13 @@ pub async fn run(start: Start, shutdown: watch::Receiver<bool>) -> Result<(), Ap
         local: OnceLock::new(),
         mirror: OnceLock::new(),
         controls: OnceLock::new(),
+        sessions: session_metrics.clone(),
         reloader: reloader.clone(),
         history,
         log,
         shutdown: shutdown.clone(),
     });
-    let (ready, known, told) = (status.clone(), status.clone(), status.clone());
+    let (ready, known, carried, told) = (status.clone(), status.clone(), status.clone(), status.clone());
     let state = AdminState {
         lag: status.clone(),
         commands: status.clone(),
@@ -156,6 +151,7 @@ pub async fn run(start: Start, shutdown: watch::Receiver<bool>) -> Result<(), Ap
         ready: Arc::new(move || ready.readiness()),
         registry: Arc::new(registry),
         clusters: Arc::new(move || known.clusters()),
+        traffic: Arc::new(move || carried.traffic()),
         journal: journal.clone(),
         guard,
         version: VERSION,
@@ -340,8 +336,9 @@ async fn serve(
         sessions,
     )?;
     if config.mirror.enabled {
+        let ways = access.clone();
         let connect = Box::new(move |region: &config::Region| -> Arc<dyn Connect> {
-            Arc::new(access.region(region.name.as_str()))
+            Arc::new(ways.region(region.name.as_str()))
         });
         let mirror = Mirror::start(&config, connect, local.clone(), capture.clone(), &mirror_metrics, journal);
         // Set once, here.
@@ -351,7 +348,7 @@ async fn serve(
     let mirror = status.mirror.get().cloned();
     // Set once, here.
     let _ = status.controls.set(controls.clone());
-    status.reloader.serve(Targets { controls, capture: capture.clone(), local: local.clone(), mirror });
+    status.reloader.serve(Targets { controls, capture: capture.clone(), local: local.clone(), access, mirror });
     let (history, wanted, noting) = (status.history.clone(), status.reloader.applied(), journal.clone());
     aside.spawn(async move { history.store(local, &noting, wanted).await });
     status.ports_bound.store(true, Ordering::Relaxed);
@@ -445,6 +442,7 @@ struct Status {
     local: OnceLock<Arc<Cluster>>,
     mirror: OnceLock<Arc<Mirror>>,
     controls: OnceLock<Controls>,
+    sessions: Arc<SessionMetrics>,
     reloader: Arc<Reloader>,
     history: Arc<History>,
     log: LogFilter,
@@ -456,6 +454,20 @@ impl Status {
         let regions = self.mirror.get().map(|mirror| mirror.regions()).unwrap_or_default();
         let regions = regions.iter().map(|region| region.cluster());
         self.local.get().into_iter().chain(regions).map(|cluster| ClusterView::of(cluster)).collect()
+    }
+
+    /// What clients send goes to the local cluster, and what they get comes from there.
+    fn traffic(&self) -> Vec<ClusterTraffic> {
+        let local = self.local.get().map(|local| {
+            let own = ClusterTraffic::of(local);
+            ClusterTraffic {
+                in_bytes: own.in_bytes + self.sessions.received_bytes(),
+                out_bytes: own.out_bytes + self.sessions.sent_bytes(),
+                ..own
+            }
+        });
+        let regions = self.mirror.get().map(|mirror| mirror.regions()).unwrap_or_default();
+        local.into_iter().chain(regions.iter().map(|region| ClusterTraffic::of(region.cluster()))).collect()
     }
 
     fn readiness(&self) -> Readiness {

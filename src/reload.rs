@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::sync::{Mutex, watch};
 
+use crate::access::{Access, Ways};
 use crate::capture::Capture;
 use crate::client::cluster::Cluster;
 use crate::config::changes::{self, Change, How};
@@ -67,6 +68,8 @@ pub struct Targets {
     pub capture: Arc<Capture>,
     /// The local cluster.
     pub local: Arc<Cluster>,
+    /// The ways to the regions.
+    pub access: Arc<Access>,
     /// The regions; none for a plain proxy.
     pub mirror: Option<Arc<Mirror>>,
 }
@@ -96,8 +99,17 @@ impl ReloadMetrics {
     }
 }
 
+/// What comes into effect with a configuration, and could have failed.
+#[derive(Debug)]
+pub struct Prepared {
+    /// For clients.
+    pub settings: FrontSettings,
+    /// To the regions.
+    pub ways: Ways,
+}
+
 /// What can be told of a configuration before anything is done with it: whatever can fail is tried here.
-pub type Prepare = dyn Fn(&Config) -> Result<FrontSettings, String> + Send + Sync;
+pub type Prepare = dyn Fn(&Config) -> Result<Prepared, String> + Send + Sync;
 
 /// See the module's documentation.
 pub struct Reloader {
@@ -174,11 +186,12 @@ impl Reloader {
         if !hard.is_empty() {
             return Err(ReloadError::NeedsRestart(hard));
         }
-        let settings = (self.prepare)(&new).map_err(ReloadError::Misfit)?;
+        let Prepared { settings, ways } = (self.prepare)(&new).map_err(ReloadError::Misfit)?;
         // Nothing fails from here on.
         targets.controls.configure(settings);
         targets.capture.budget().set_limit_bytes(new.mirror.buffer.as_usize());
         targets.local.set_deadline(new.proxy.dial_timeout);
+        targets.access.take(ways);
         if let Some(mirror) = &targets.mirror {
             mirror.configure(&new, &changes::reconnected(&changes)).await;
         }

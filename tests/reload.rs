@@ -249,7 +249,7 @@ async fn a_region_is_taken_out_and_forgotten_and_comes_back_where_it_was(world: 
     assert_eq!(regions["regions"].as_array().map(Vec::len), Some(1), "{regions:#}");
     assert_eq!(http::get(&proxy.admin_addr(), "/lag/ap").await?.0, 404);
     let metrics = proxy.get("/metrics").await?;
-    let left = metrics.lines().find(|line| line.contains("region=\"ap\"") && !line.contains("region_errors"));
+    let left = metrics.lines().find(|line| line.contains("region=\"ap\"") || line.contains("cluster=\"ap\""));
     assert_eq!(left, None, "its series are gone");
     let held: i64 = ap.admin().end_offsets("orders").await?.iter().sum();
     assert_eq!(orders(2_000_000).run().await?.failed, 0);

@@ -11,7 +11,7 @@ use diffluent_testbed::certificates::{IdentityFiles, write};
 use diffluent_testbed::guard::TempDir;
 use diffluent_testbed::kcat::Producing;
 use diffluent_testbed::{
-    Authority, Call, Cluster, Identity, Kcat, Listener, Proxy, ProxyConfig, RegionConfig, TlsClient, Workload,
+    Authority, Call, Cluster, Identity, Kcat, Listener, Proxy, ProxyConfig, RegionConfig, TlsClient, Workload, http,
 };
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::{ListOffsetsRequest, MetadataRequest, TopicName};
@@ -159,6 +159,7 @@ async fn tls_on_every_side() -> Result<()> {
         clients_that_can_not_be_served_are_counted_told_and_closed,
         slow_handshakes_hold_nobody_up_and_are_ended,
         certificates_are_replaced_under_clients_that_go_on,
+        a_regions_tls_changes_while_clients_are_served,
         files_that_can_not_be_used_keep_it_from_starting,
     );
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
@@ -549,6 +550,69 @@ async fn produce_some(world: &World, producing: &mut Producing) -> Result<()> {
     }
     let arrived = async || Ok(world.eu.admin().end_offsets("rotating").await? > before);
     until("what a client produces arrives", arrived).await
+}
+
+/// Has the proxy read `text` as its configuration: the status, and what it answers.
+async fn reload(proxy: &Proxy, text: &str) -> Result<(u16, String)> {
+    std::fs::write(proxy.config_path(), text)?;
+    http::request(&proxy.admin_addr(), "POST", "/reload").await
+}
+
+async fn a_regions_tls_changes_while_clients_are_served(world: &World) -> Result<()> {
+    const TOPIC: &str = "turned";
+    world.eu.create_topic(TOPIC, 2, 1, &[]).await?;
+    let mut plain = region("us", &world.us.bootstrap(), "");
+    plain.topics = vec![TOPIC.into()];
+    let config =
+        ProxyConfig::new("eu", &world.eu.bootstrap()).region_with(plain).allow("the configuration was not taken");
+    let proxy = Proxy::start(DIFFLUENT, config).await?;
+    let load =
+        Workload { records: u64::MAX, rate: Some(500), idempotent: true, ..Workload::new(&proxy.bootstrap(), TOPIC) };
+    let load = load.start()?;
+    wait_mirrored(&world.eu, &proxy, &["us"], &[TOPIC]).await?;
+
+    // A file that can't be used refuses all of it, and the region goes on in plaintext.
+    let before = std::fs::read_to_string(proxy.config_path())?;
+    let with = |bootstrap: &str, tls: &str| {
+        let text = before.replace(&world.us.bootstrap(), bootstrap);
+        text.replacen("[admin]", &format!("{tls}\n[admin]"), 1)
+    };
+    let own_listener = world.us.bootstrap_of("OWN")?;
+    let (status, said) = reload(&proxy, &with(&own_listener, "[region.tls]\nca = \"/no/such/ca.crt\"\n")).await?;
+    ensure!(status == 409 && said.contains("/no/such/ca.crt"), "{status} {said}");
+    wait_mirrored(&world.eu, &proxy, &["us"], &[TOPIC]).await?;
+
+    // TLS with a certificate of our own.
+    let files = world.files("turned", &world.clients.client("diffluent")?)?;
+    let secure = with(&own_listener, &world.trusting("region.tls", &own(&files))?);
+    let (status, said) = reload(&proxy, &secure).await?;
+    ensure!(status == 200 && said.contains("region.us.tls"), "{status} {said}");
+    let expiry = "diffluent_certificate_expiry_timestamp_seconds";
+    until("the certificate is shown", async || Ok(proxy.get("/metrics").await?.contains(&format!("{expiry}{{file="))))
+        .await?;
+    wait_mirrored(&world.eu, &proxy, &["us"], &[TOPIC]).await?;
+    // A second region comes with TLS, and nobody notices.
+    let tls = world.trusting("region.tls", "")?;
+    let strange = world.us.bootstrap_of("TLS")?;
+    let two = secure.replacen(
+        "[admin]",
+        &format!("[[region]]\nname = \"copy\"\nbootstrap_servers = [\"{strange}\"]\ntopics = [\"{TOPIC}\"]\ntopic_name = \"copy-{{topic}}\"\n{tls}\n[admin]"),
+        1,
+    );
+    let (status, said) = reload(&proxy, &two).await?;
+    ensure!(status == 200, "{status} {said}");
+    wait_mirrored(&world.eu, &proxy, &["us", "copy"], &[TOPIC]).await?;
+    // And back to plaintext: what is not used any more is not shown any more.
+    let (status, said) = reload(&proxy, &before).await?;
+    ensure!(status == 200, "{status} {said}");
+    until("the certificate is gone", async || Ok(!proxy.get("/metrics").await?.contains(&format!("{expiry}{{file="))))
+        .await?;
+    load.stop();
+    let outcome = load.finish().await?;
+    ensure!(outcome.failed == 0, "{:?}", outcome.errors);
+    wait_mirrored(&world.eu, &proxy, &["us"], &[TOPIC]).await?;
+    assert_topic_equal(&world.eu, &world.us, TOPIC).await?;
+    proxy.finish().await
 }
 
 async fn files_that_can_not_be_used_keep_it_from_starting(world: &World) -> Result<()> {

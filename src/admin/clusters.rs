@@ -26,6 +26,42 @@ pub struct ClusterView {
     pub leaderless_partitions: usize,
     /// Topics with under-replicated partitions, by name, at most a hundred.
     pub under_replicated_topics: Vec<String>,
+    /// What flows in and out of it; filled in by the admin port.
+    pub rates: ClusterRates,
+}
+
+/// What flows in and out of a cluster, as this proxy sees it: averages of about the last ten seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct ClusterRates {
+    /// Of the local cluster, what is appended to the logs of mirrored topics, through this proxy and past it; of a region, what this proxy mirrors there.
+    pub records_in_per_second: f64,
+    /// Bytes to its brokers through this proxy: of clients, and of diffluent's own connections.
+    pub bytes_in_per_second: f64,
+    /// Bytes from its brokers through this proxy.
+    pub bytes_out_per_second: f64,
+}
+
+/// What went to and from a cluster's brokers through this proxy since the start of the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterTraffic {
+    /// `local`, or the region's name.
+    pub cluster: String,
+    /// Bytes to its brokers.
+    pub in_bytes: u64,
+    /// Bytes from its brokers.
+    pub out_bytes: u64,
+}
+
+impl ClusterTraffic {
+    /// What diffluent's own connections to `cluster` have carried.
+    pub fn of(cluster: &Cluster) -> Self {
+        let traffic = cluster.traffic();
+        Self {
+            cluster: cluster.name().to_string(),
+            in_bytes: traffic.sent_bytes.get(),
+            out_bytes: traffic.received_bytes.get(),
+        }
+    }
 }
 
 /// A broker.
@@ -75,6 +111,7 @@ impl ClusterView {
             under_replicated_partitions: metadata.topics.values().map(|topic| topic.under_replicated).sum(),
             leaderless_partitions: leaders().filter(|leader| leader.node_id < 0).count(),
             under_replicated_topics,
+            rates: ClusterRates::default(),
         }
     }
 }

@@ -22,12 +22,60 @@ pub(super) struct Totals {
     pub bytes: u64,
 }
 
+/// When readings were taken, and so how much the newest one counts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Clock {
+    last: Option<Instant>,
+    /// When it began to be known.
+    since: Option<Instant>,
+}
+
+impl Clock {
+    /// A reading was taken now: a function that takes what has grown since the one before into an average per second. `None`: there is no one before.
+    fn tick(&mut self, now: Instant) -> Option<impl Fn(&mut f64, f64) + use<>> {
+        let at = self.last.replace(now)?;
+        let passed = now.saturating_duration_since(at).as_secs_f64();
+        if passed <= 0.0 {
+            return None;
+        }
+        // While little is known, all of it counts alike.
+        let known = now.saturating_duration_since(*self.since.get_or_insert(at)).as_secs_f64();
+        let weight = (1.0 - (-passed / MEMORY.as_secs_f64()).exp()).max(passed / known);
+        // What shrinks was begun anew: a topic created again, a partition that is gone, a region that came back.
+        Some(move |rate: &mut f64, grown: f64| *rate += weight * (grown.max(0.0) / passed - *rate))
+    }
+}
+
+/// Averages per second of the bytes that go to and from a cluster.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ByteFlow {
+    clock: Clock,
+    before: (u64, u64),
+    in_per_second: f64,
+    out_per_second: f64,
+}
+
+impl ByteFlow {
+    /// Takes a new reading.
+    pub fn take(&mut self, in_bytes: u64, out_bytes: u64, now: Instant) {
+        let before = std::mem::replace(&mut self.before, (in_bytes, out_bytes));
+        if let Some(blend) = self.clock.tick(now) {
+            blend(&mut self.in_per_second, in_bytes.saturating_sub(before.0) as f64);
+            blend(&mut self.out_per_second, out_bytes.saturating_sub(before.1) as f64);
+        }
+    }
+
+    /// Bytes to the cluster and from it, per second.
+    pub fn rates(&self) -> (f64, f64) {
+        (tidy(self.in_per_second), tidy(self.out_per_second))
+    }
+}
+
 /// An average per second of how something grows.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Flow {
-    last: Option<(Instant, Totals)>,
-    /// When it began to be known.
-    since: Option<Instant>,
+    clock: Clock,
+    before: Totals,
     produced: f64,
     moved: f64,
     records: f64,
@@ -37,21 +85,13 @@ pub(super) struct Flow {
 impl Flow {
     /// Takes a new reading.
     pub fn take(&mut self, totals: Totals, now: Instant) {
-        let Some((at, before)) = self.last.replace((now, totals)) else { return };
+        let before = std::mem::replace(&mut self.before, totals);
+        let Some(blend) = self.clock.tick(now) else { return };
         // Ends that were not known yet are 0: what they jump by was not produced just now.
         if before.ends == 0 {
-            self.since = None;
+            self.clock.since = None;
             return;
         }
-        let passed = now.saturating_duration_since(at).as_secs_f64();
-        if passed <= 0.0 {
-            return;
-        }
-        // While little is known, all of it counts alike.
-        let known = now.saturating_duration_since(*self.since.get_or_insert(at)).as_secs_f64();
-        let weight = (1.0 - (-passed / MEMORY.as_secs_f64()).exp()).max(passed / known);
-        // What shrinks was begun anew: a topic created again, a partition that is gone.
-        let blend = |rate: &mut f64, grown: f64| *rate += weight * (grown.max(0.0) / passed - *rate);
         blend(&mut self.produced, (totals.ends - before.ends) as f64);
         blend(&mut self.moved, (totals.positions - before.positions) as f64);
         blend(&mut self.records, totals.records.saturating_sub(before.records) as f64);

@@ -38,7 +38,7 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 
 pub use catalog::undocumented;
-pub use clusters::ClusterView;
+pub use clusters::{ClusterTraffic, ClusterView};
 pub use guard::Guard;
 pub use server::serve;
 
@@ -158,6 +158,8 @@ pub struct AdminState {
     pub registry: Arc<Registry>,
     /// What each cluster said of itself last; asked at each `/brokers` and `/metrics`, it must not block.
     pub clusters: Arc<dyn Fn() -> Vec<ClusterView> + Send + Sync>,
+    /// What went to and from each cluster; asked about once a second, it must not block.
+    pub traffic: Arc<dyn Fn() -> Vec<ClusterTraffic> + Send + Sync>,
     /// What changed state.
     pub journal: Arc<Journal>,
     /// Who may do what.

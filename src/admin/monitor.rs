@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::LagSource;
-use super::flow::{Flow, Totals};
+use super::clusters::{ClusterRates, ClusterTraffic, ClusterView};
+use super::flow::{ByteFlow, Flow, Totals};
 use super::server::REQUEST_TIME_MAX;
 use super::summary::RegionSummary;
 use crate::journal::now_ms;
@@ -22,6 +23,8 @@ use crate::lag::{RegionLag, State};
 const LOOK: Duration = Duration::from_secs(1);
 /// Looks that are left out while nobody does, plus one.
 const LOOKS_UNWATCHED: u32 = 5;
+/// The local cluster's name among the clusters.
+const LOCAL: &str = "local";
 /// What one point of the history stands for.
 pub(super) const RESOLUTION: Duration = Duration::from_secs(10);
 /// Points that are kept: an hour.
@@ -79,16 +82,18 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Monitor {
     known: Mutex<HashMap<String, Known>>,
+    /// What goes to and from each cluster, by its name.
+    bytes: Mutex<HashMap<String, ByteFlow>>,
     seen: watch::Sender<Arc<Seen>>,
 }
 
 impl Monitor {
     pub fn new() -> Self {
-        Self { known: Mutex::default(), seen: watch::Sender::default() }
+        Self { known: Mutex::default(), bytes: Mutex::default(), seen: watch::Sender::default() }
     }
 
     /// Looks until it is dropped.
-    pub async fn run(&self, source: &dyn LagSource) {
+    pub async fn run(&self, source: &dyn LagSource, traffic: &(dyn Fn() -> Vec<ClusterTraffic> + Send + Sync)) {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut unwatched = LOOKS_UNWATCHED;
@@ -99,6 +104,7 @@ impl Monitor {
                 continue;
             }
             unwatched = 0;
+            self.carry(&traffic(), Instant::now());
             let answered = timeout(REQUEST_TIME_MAX, source.lag()).await;
             self.keep(&source.regions());
             match answered {
@@ -158,6 +164,38 @@ impl Monitor {
                     topic.rates = flow.rates(topic.state, topic.lag_records);
                 }
             }
+        }
+    }
+
+    /// Takes a reading of what went to and from the clusters; those that are not in it are forgotten.
+    pub fn carry(&self, traffic: &[ClusterTraffic], now: Instant) {
+        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        bytes.retain(|name, _| traffic.iter().any(|cluster| cluster.cluster == *name));
+        for ClusterTraffic { cluster, in_bytes, out_bytes } in traffic {
+            bytes.entry(cluster.clone()).or_default().take(*in_bytes, *out_bytes, now);
+        }
+    }
+
+    /// Fills in what flows in and out of clusters.
+    pub fn fill_clusters(&self, clusters: &mut [ClusterView]) {
+        let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.lock();
+        // A topic flows to several regions, and is in one log.
+        let mut produced: HashMap<&str, f64> = HashMap::new();
+        for (topic, flow) in known.values().flat_map(|region| &region.topics) {
+            let most = produced.entry(topic).or_default();
+            *most = most.max(flow.rates(State::Mirroring, 0).produced_records_per_second);
+        }
+        for cluster in clusters {
+            let region = known.get(&cluster.cluster).filter(|_| cluster.cluster != LOCAL);
+            let records_in_per_second = match region {
+                Some(region) => region.flow.rates(State::Mirroring, 0).mirrored_records_per_second,
+                None if cluster.cluster == LOCAL => produced.values().sum(),
+                None => 0.0,
+            };
+            let (bytes_in_per_second, bytes_out_per_second) =
+                bytes.get(&cluster.cluster).map(ByteFlow::rates).unwrap_or_default();
+            cluster.rates = ClusterRates { records_in_per_second, bytes_in_per_second, bytes_out_per_second };
         }
     }
 

@@ -236,7 +236,9 @@ async fn partitions(
 }
 
 async fn brokers(State(admin): State<Admin>) -> Json<serde_json::Value> {
-    Json(serde_json::json!({ "clusters": (admin.state.clusters)() }))
+    let mut clusters = (admin.state.clusters)();
+    admin.monitor.fill_clusters(&mut clusters);
+    Json(serde_json::json!({ "clusters": clusters }))
 }
 
 async fn config(State(admin): State<Admin>) -> Json<serde_json::Value> {

@@ -43,11 +43,11 @@ const _: () = assert!(HEAD_TIME_MAX.as_secs() < CONNECTION_TIME_MAX.as_secs());
 pub async fn serve(listener: TcpListener, state: AdminState, mut shutdown: watch::Receiver<bool>) {
     let (close, closing) = watch::channel(false);
     let monitor = Arc::new(Monitor::new());
-    let lag = Arc::clone(&state.lag);
+    let (lag, traffic) = (Arc::clone(&state.lag), Arc::clone(&state.traffic));
     let router = routes::router(Admin::new(state, Arc::clone(&monitor), closing.clone()));
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut looking = JoinSet::new();
-    looking.spawn(async move { monitor.run(&*lag).await });
+    looking.spawn(async move { monitor.run(&*lag, &*traffic).await });
     let mut connections = JoinSet::new();
     loop {
         let accepted = async {

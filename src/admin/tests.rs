@@ -211,6 +211,7 @@ fn cluster(name: &str) -> ClusterView {
         under_replicated_partitions: 1,
         leaderless_partitions: 0,
         under_replicated_topics: vec!["orders".into()],
+        rates: clusters::ClusterRates::default(),
     }
 }
 
@@ -238,6 +239,7 @@ impl Port {
             ready: Arc::new(move || ready.clone()),
             registry: Arc::new(registry),
             clusters: Arc::new(|| vec![cluster("local"), cluster("us")]),
+            traffic: Arc::new(Vec::new),
             journal: journal.clone(),
             guard: Guard::new(&crate::config::Admin::default(), address),
             process: Arc::new(Whole(LogFilter::new(

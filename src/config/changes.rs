@@ -46,7 +46,7 @@ const KEYS: &[(&str, How)] = &[
     ("proxy.frame_limit", Live),
     ("proxy.connection_limit", Live),
     ("proxy.connection_limit_per_address", Live),
-    ("proxy.handshake_timeout", Restart),
+    ("proxy.handshake_timeout", Live),
     ("proxy.first_byte_timeout", Live),
     ("proxy.tls", Restart),
     ("proxy.idle_timeout", Live),
@@ -59,7 +59,7 @@ const KEYS: &[(&str, How)] = &[
     // A region of another name is another region.
     ("region.name", Live),
     ("region.bootstrap_servers", Reconnects),
-    ("region.tls", Restart),
+    ("region.tls", Reconnects),
     ("region.sasl", Reconnects),
     // The other proxies of the local cluster must hear of it.
     ("region.topics", Reconnects),

@@ -1,6 +1,7 @@
 //! What the mirror counts.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -46,11 +47,46 @@ impl Default for Latencies {
     }
 }
 
+/// Errors by region and kind.
+#[derive(Clone, Debug, Default)]
+struct Errors {
+    counters: Family<ErrorLabel, Counter>,
+    /// The regions that there are, each with the kinds that it has a series of: a family does not tell.
+    regions: Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>,
+}
+
+impl Errors {
+    fn know(&self, region: &str) {
+        self.regions().entry(region.to_owned()).or_default();
+    }
+
+    /// Counts nothing of a region that is gone, whose last tasks may still have something to say.
+    fn count(&self, region: &str, kind: String) {
+        // Held while it is counted, so that no series is made behind the back of `forget`.
+        let mut regions = self.regions();
+        let Some(kinds) = regions.get_mut(region) else { return };
+        self.counters.get_or_create(&ErrorLabel { region: region.to_owned(), kind: kind.clone() }).inc();
+        kinds.insert(kind);
+    }
+
+    fn forget(&self, region: &str) {
+        let mut regions = self.regions();
+        for kind in regions.remove(region).unwrap_or_default() {
+            self.counters.remove(&ErrorLabel { region: region.to_owned(), kind });
+        }
+    }
+
+    fn regions(&self) -> MutexGuard<'_, BTreeMap<String, BTreeSet<String>>> {
+        // Sets of names: after a panic they are as good as before it.
+        self.regions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Metrics of one region's streams.
 #[derive(Clone, Debug)]
 pub struct RegionMetrics {
     region: String,
-    errors: Family<ErrorLabel, Counter>,
+    errors: Errors,
     /// From the local broker's answer, or the read from the log, to the region's acknowledgement, seconds; a batch each.
     pub latency: Histogram,
     /// Bytes of batches that were read from the local log and taken.
@@ -84,7 +120,7 @@ pub struct RegionMetrics {
 impl RegionMetrics {
     /// Counts an error.
     pub fn error(&self, kind: impl ToString) {
-        self.errors.get_or_create(&ErrorLabel { region: self.region.clone(), kind: kind.to_string() }).inc();
+        self.errors.count(&self.region, kind.to_string());
     }
 }
 
@@ -105,7 +141,7 @@ pub struct MirrorMetrics {
     out_of_row: Family<RegionLabel, Counter>,
     rebalances: Family<RegionLabel, Counter>,
     members: Family<RegionLabel, Gauge>,
-    errors: Family<ErrorLabel, Counter>,
+    errors: Errors,
     received: Family<ClusterLabel, Counter>,
     sent: Family<ClusterLabel, Counter>,
     fetched: Family<ClusterLabel, Counter>,
@@ -185,7 +221,7 @@ impl MirrorMetrics {
             "Proxies that share the streams of a region, this one included",
             metrics.members.clone(),
         );
-        registry.register("region_errors", "Errors by region and kind", metrics.errors.clone());
+        registry.register("region_errors", "Errors by region and kind", metrics.errors.counters.clone());
         registry.register(
             "cluster_received_bytes",
             "Bytes received on diffluent's own connections to a cluster",
@@ -207,6 +243,7 @@ impl MirrorMetrics {
     /// One region's.
     pub fn region(&self, region: &str) -> RegionMetrics {
         let label = RegionLabel { region: region.to_string() };
+        self.errors.know(region);
         RegionMetrics {
             region: region.to_string(),
             errors: self.errors.clone(),
@@ -248,6 +285,7 @@ impl MirrorMetrics {
             gauge.remove(&label);
         }
         self.latency.0.remove(&label);
+        self.errors.forget(region);
         let label = ClusterLabel { cluster: region.to_string() };
         for counter in [&self.received, &self.sent, &self.fetched] {
             counter.remove(&label);
@@ -262,5 +300,37 @@ impl MirrorMetrics {
             sent_bytes: self.sent.get_or_create(&label).clone(),
             fetched_bytes: self.fetched.get_or_create(&label).clone(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    #[test]
+    fn a_region_that_is_gone_leaves_no_series_whatever_its_last_tasks_count() {
+        let mut registry = Registry::default();
+        let metrics = MirrorMetrics::register(&mut registry);
+        let (us, ap) = (metrics.region("us"), metrics.region("ap"));
+        us.error("timeout");
+        ap.error("timeout");
+        ap.error("NOT_LEADER_OR_FOLLOWER");
+        metrics.traffic("ap").sent_bytes.inc_by(7);
+        metrics.forget("ap");
+        ap.error("cancelled");
+        ap.lost_records.inc();
+        let shown = || {
+            let mut text = String::new();
+            encode(&mut text, &registry).expect("text");
+            text
+        };
+        let text = shown();
+        assert!(!text.contains("\"ap\""), "{text}");
+        assert!(text.contains("region_errors_total{region=\"us\",kind=\"timeout\"} 1"), "{text}");
+        // It comes back, and counts from nothing.
+        metrics.region("ap").error("timeout");
+        assert!(shown().contains("region_errors_total{region=\"ap\",kind=\"timeout\"} 1"), "{}", shown());
     }
 }

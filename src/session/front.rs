@@ -177,13 +177,13 @@ impl Front {
         brokers.set_bootstrap_port(bootstrap.address().port());
         let FrontSettings { frame_bytes_max, dial_timeout, drain_within, limits } = config.settings;
         metrics.set_connections_limit(limits.connections);
+        let limits = Arc::new(ArcSwap::from_pointee(limits));
         let handshakes = config.tls.map(|tls| Handshakes {
             tls,
-            within: limits.handshake_within,
+            limits: Arc::clone(&limits),
             brokers: Arc::clone(&brokers),
             metrics: Arc::clone(&metrics),
         });
-        let limits = Arc::new(ArcSwap::from_pointee(limits));
         let context = Context {
             admission: Admission::new(Arc::clone(&limits), Arc::clone(&metrics)),
             watch: Watch::new(Arc::clone(&limits)),

@@ -2,15 +2,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::brokers::Brokers;
 use super::complaints::Complaints;
-use super::limits::Limit;
+use super::limits::{Limit, Limits};
 use super::metrics::SessionMetrics;
 use crate::net::Stream;
 use crate::net::tls::ServerTls;
@@ -19,7 +19,7 @@ use crate::net::tls::ServerTls;
 #[derive(Debug)]
 pub(super) struct Handshakes {
     pub tls: Arc<ServerTls>,
-    pub within: Duration,
+    pub limits: Arc<ArcSwap<Limits>>,
     pub brokers: Arc<Brokers>,
     pub metrics: Arc<SessionMetrics>,
 }
@@ -35,7 +35,8 @@ impl Handshakes {
         peer: SocketAddr,
         complaints: &Complaints,
     ) -> Result<(Stream, Option<i32>), &'static str> {
-        let accepted = match timeout(self.within, self.tls.accept(client)).await {
+        let within = self.limits.load().handshake_within;
+        let accepted = match timeout(within, self.tls.accept(client)).await {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(failure)) => {
                 if !failure.is_expected

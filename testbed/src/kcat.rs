@@ -48,6 +48,8 @@ impl Kcat {
         for property in &self.properties {
             command.args(["-X", property]);
         }
+        // Cargo names the directory in which it has built librdkafka for the tests, without OpenSSL: kcat is to have its own.
+        command.env_remove("LD_LIBRARY_PATH");
         command.kill_on_drop(true).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

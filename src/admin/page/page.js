@@ -9,7 +9,7 @@ const ROWS_MAX = 1000;
 const LOST_AFTER_MS = 4000;
 const AGAIN_MS = 1000;
 const DETAILS_MS = 2000;
-const BROKERS_MS = 10000;
+const BROKERS_MS = 5000;
 const CLIENTS_MS = 5000;
 
 // ---- words ------------------------------------------------------------------------------------------------------------
@@ -448,7 +448,9 @@ async function showBrokers() {
       .filter(([partitions]) => partitions > 0).map(([partitions, word]) => `⚠ ${count(partitions)} ${word}`);
     const known = cluster.brokers.length ? `${count(cluster.topics)} topics, ${count(cluster.partitions)} partitions` : "not reached yet";
     table.show(cluster.brokers, `${cluster.cluster}: ${[known, ...faults].join(", ")}`);
-    write(table.more, cluster.under_replicated_topics.length ? `Under-replicated: ${cluster.under_replicated_topics.join(", ")}` : "");
+    const { records_in_per_second, bytes_in_per_second, bytes_out_per_second } = cluster.rates;
+    const flow = `In: ${count(records_in_per_second)} records/s, ${bytes(bytes_in_per_second)}/s. Out: ${bytes(bytes_out_per_second)}/s.`;
+    write(table.more, cluster.under_replicated_topics.length ? `${flow} Under-replicated: ${cluster.under_replicated_topics.join(", ")}` : flow);
   }
 }
 
