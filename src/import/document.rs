@@ -59,6 +59,14 @@ fn security(out: &mut String, table: &str, security: &Security) -> fmt::Result {
         writeln!(out, "\n[{table}.sasl]\nmechanism = {}", quoted(&sasl.mechanism))?;
         sasl.keys.iter().try_for_each(|(key, value)| writeln!(out, "{key} = {}", quoted(value)))?;
         sasl.secrets.iter().try_for_each(|(key, name)| writeln!(out, "{key} = {{ env = {} }}", quoted(name)))?;
+        if let Some(file) = &sasl.token_file {
+            writeln!(out, "token = {{ file = {} }}", quoted(file))?;
+        }
+        if !sasl.extensions.is_empty() {
+            let pairs: Vec<String> =
+                sasl.extensions.iter().map(|(name, value)| format!("{name} = {}", quoted(value))).collect();
+            writeln!(out, "extensions = {{ {} }}", pairs.join(", "))?;
+        }
     }
     Ok(())
 }

@@ -24,6 +24,10 @@ pub(super) struct Sasl {
     pub keys: Vec<(&'static str, String)>,
     /// Secrets, by the variable that they are taken from.
     pub secrets: Vec<(&'static str, String)>,
+    /// The file of a token that somebody else renews.
+    pub token_file: Option<String>,
+    /// Extensions of OAUTHBEARER.
+    pub extensions: Vec<(String, String)>,
 }
 
 /// How a cluster is reached.
@@ -104,6 +108,7 @@ impl Read {
                 (tls.certificate, tls.key) = (Some(store.clone()), Some(store));
             }
         }
+        let _ = self.client(alias, client, "ssl.keystore.certificate.chain");
         if let Some((key, _)) = self.client(alias, client, "ssl.keystore.key") {
             self.decide(
                 &key,
@@ -123,21 +128,14 @@ impl Read {
             .client(alias, client, "sasl.mechanism")
             .unwrap_or_else(|| (format!("{alias}.sasl.mechanism"), "GSSAPI".to_owned()));
         let jaas = self.client(alias, client, "sasl.jaas.config");
-        let endpoint = self.client(alias, client, "sasl.oauthbearer.token.endpoint.url");
-        let option = |name: &str| jaas.as_ref().and_then(|(_, jaas)| option(jaas, name));
-        let variable = |what: &str| {
-            let alias: String =
-                alias.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
-            format!("KAFKA_{alias}_{what}")
-        };
-        let (names, secret, what) = match mechanism.as_str() {
+        let told_in = jaas.as_ref().map_or(&key, |(key, _)| key).clone();
+        let jaas = jaas.map(|(_, jaas)| jaas).unwrap_or_default();
+        let mut sasl = match mechanism.as_str() {
             "PLAIN" | "SCRAM-SHA-256" | "SCRAM-SHA-512" => {
-                ([("username", option("username")), ("token_endpoint", None)], "password", "PASSWORD")
+                let keys = vec![("username", option(&jaas, "username"))];
+                login(alias, keys, Some(("password", "PASSWORD")))
             }
-            "OAUTHBEARER" => {
-                let endpoint = endpoint.map(|(_, url)| url);
-                ([("client_id", option("clientId")), ("token_endpoint", endpoint)], "client_secret", "CLIENT_SECRET")
-            }
+            "OAUTHBEARER" => self.oauth(alias, client, &told_in, &jaas),
             other => {
                 self.decide(
                     &key,
@@ -146,12 +144,77 @@ impl Read {
                 return None;
             }
         };
-        let variable = variable(what);
-        let jaas_key = jaas.map_or(key, |(key, _)| key);
-        self.decide(&jaas_key, format!("the secret is not copied: diffluent takes it from the variable {variable}, or from a file ({secret} = {{ file = \"/path\" }})"));
-        let keys = names.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-        Some(Sasl { mechanism, keys, secrets: vec![(secret, variable)] })
+        for (name, value) in &sasl.keys {
+            if value.contains("${") {
+                self.decide(
+                    &told_in,
+                    format!("{name} is what a config provider of Kafka Connect knows: write it itself"),
+                );
+            }
+        }
+        if let Some((secret, variable)) = sasl.secrets.first() {
+            let told = format!(
+                "the secret is not copied: diffluent takes it from the variable {variable}, or from a file ({secret} = {{ file = \"/path\" }})"
+            );
+            self.decide(&told_in, told);
+        }
+        sasl.mechanism = mechanism;
+        Some(sasl)
     }
+
+    /// Where tokens come from. What Kafka 4.1 has as properties of their own were options of the login module before, and still may be (KIP-1139).
+    fn oauth(&mut self, alias: &str, client: &str, told_in: &str, jaas: &str) -> Sasl {
+        let endpoint = self.client(alias, client, "sasl.oauthbearer.token.endpoint.url");
+        let mut property = |name: &str| Some(self.client(alias, client, &format!("sasl.oauthbearer.{name}"))?.1);
+        let client_id = property("client.credentials.client.id").or_else(|| option(jaas, "clientId"));
+        let scope = property("scope").or_else(|| option(jaas, "scope"));
+        // Not copied; whoever knows the property asks where it went.
+        let _ = property("client.credentials.client.secret");
+        let mut sasl = match endpoint {
+            Some((_, url)) if url.starts_with("file:") => {
+                let path = url.trim_start_matches("file:").trim_start_matches('/');
+                let mut sasl = login(alias, Vec::new(), None);
+                sasl.token_file = Some(format!("/{path}"));
+                sasl
+            }
+            Some((_, url)) => login(
+                alias,
+                vec![("token_endpoint", Some(url)), ("client_id", client_id), ("scope", scope)],
+                Some(("client_secret", "CLIENT_SECRET")),
+            ),
+            None => {
+                self.decide(
+                    told_in,
+                    "says of no endpoint that gives tokens: set token_endpoint, client_id and client_secret, or token"
+                        .to_owned(),
+                );
+                login(alias, Vec::new(), Some(("token", "TOKEN")))
+            }
+        };
+        sasl.extensions = extensions(jaas);
+        sasl
+    }
+}
+
+/// How diffluent logs in with these keys, as far as they are known, and a secret out of a variable whose name ends as said.
+fn login(alias: &str, keys: Vec<(&'static str, Option<String>)>, secret: Option<(&'static str, &str)>) -> Sasl {
+    let alias: String =
+        alias.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
+    Sasl {
+        mechanism: String::new(),
+        keys: keys.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
+        secrets: secret.into_iter().map(|(name, end)| (name, format!("KAFKA_{alias}_{end}"))).collect(),
+        token_file: None,
+        extensions: Vec::new(),
+    }
+}
+
+/// Extensions of OAUTHBEARER, which the login module has as options whose names begin with `extension_`.
+fn extensions(jaas: &str) -> Vec<(String, String)> {
+    let names = Regex::new(r"\bextension_([A-Za-z]+)\s*=")
+        .map(|names| names.captures_iter(jaas).map(|name| name[1].to_owned()).collect::<Vec<_>>());
+    let value = |name: String| Some((name.clone(), option(jaas, &format!("extension_{name}"))?));
+    names.unwrap_or_default().into_iter().filter_map(value).collect()
 }
 
 /// An option of a JAAS login module: `username="alice"`.

@@ -307,3 +307,41 @@ b.ssl.endpoint.identification.algorithm =
     );
     assert!(kerberos.unwrap().to_string().contains("GSSAPI is not spoken here"));
 }
+
+#[test]
+fn every_way_to_a_token_becomes_a_table_that_a_configuration_takes() {
+    let with = |more: &str| {
+        let text = format!(
+            "clusters = a, b\na.bootstrap.servers = h:1\nb.bootstrap.servers = h:2\na->b.enabled = true\nsync.topic.configs.enabled = false\n\
+             b.security.protocol = SASL_SSL\nb.sasl.mechanism = OAUTHBEARER\n{more}"
+        );
+        let (configs, import) = made(&text);
+        assert_eq!(configs.len(), 1, "{import}");
+        assert!(!import.to_string().contains("hunter"), "{import}");
+        import
+    };
+    let jaas = r#"org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required"#;
+    let asked = with(&format!(
+        "b.sasl.oauthbearer.token.endpoint.url = https://login.example.com/t\n\
+         b.sasl.jaas.config = {jaas} clientId=\"me\" clientSecret=\"hunter2\" scope=\"kafka\" extension_logicalCluster=\"lkc-1\" extension_identityPoolId='pool-1';\n"
+    ));
+    let table = "[region.sasl]\nmechanism = \"OAUTHBEARER\"\ntoken_endpoint = \"https://login.example.com/t\"\nclient_id = \"me\"\nscope = \"kafka\"\n\
+                 client_secret = { env = \"KAFKA_B_CLIENT_SECRET\" }\nextensions = { logicalCluster = \"lkc-1\", identityPoolId = \"pool-1\" }\n";
+    assert!(asked.files[0].text.contains(table), "{}", asked.files[0].text);
+    // As Kafka 4.1 has it.
+    let asked = with(
+        "b.sasl.oauthbearer.token.endpoint.url = https://login.example.com/t\nb.sasl.oauthbearer.client.credentials.client.id = me\n\
+         b.sasl.oauthbearer.client.credentials.client.secret = hunter2\nb.sasl.oauthbearer.scope = kafka\n",
+    );
+    assert!(
+        asked.files[0].text.contains("client_id = \"me\"\nscope = \"kafka\"\nclient_secret = { env"),
+        "{}",
+        asked.files[0].text
+    );
+    let renewed = with("b.sasl.oauthbearer.token.endpoint.url = file:///run/secrets/token\n");
+    let table = "[region.sasl]\nmechanism = \"OAUTHBEARER\"\ntoken = { file = \"/run/secrets/token\" }\n";
+    assert!(renewed.files[0].text.contains(table), "{}", renewed.files[0].text);
+    let nothing = with(&format!("b.sasl.jaas.config = {jaas};\n"));
+    assert!(nothing.to_string().contains("no endpoint that gives tokens"), "{nothing}");
+    assert!(nothing.files[0].text.contains("token = { env = \"KAFKA_B_TOKEN\" }"), "{}", nothing.files[0].text);
+}
