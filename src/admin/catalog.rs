@@ -205,7 +205,7 @@ pub const METRICS: &[Metric] = &[
         "diffluent_fleet_proxies",
         Gauge,
         &["region"],
-        "Proxies that share the region's streams, this one included; 0 before it takes part. Its own streams are those of `diffluent_streams`",
+        "Proxies that share the region's streams, this one included; 0 while it takes no part. Its own streams are those of `diffluent_streams`",
     ),
     metric(
         "diffluent_rebalances_total",
@@ -374,7 +374,13 @@ pub fn reference() -> String {
          - **Was anything lost?** `diffluent_lost_records_total + diffluent_diverged_records_total > 0`: a person must look.\n\
          - **Does a certificate expire soon?** `diffluent_certificate_expiry_timestamp_seconds - time() < 7 * 86400`.\n\
          - **Is the buffer too small?** `rate(diffluent_capture_dropped_bytes_total{reason=\"budget\"}[5m]) > 0`: nothing is \
-         lost, but the local cluster is read for it.\n",
+         lost, but the local cluster is read for it.\n\
+         - **Messages in per second, per cluster?** `max by (topic) (rate(diffluent_local_records_total[5m]))` for the local one, whoever produces them; \
+         `sum by (region) (rate(diffluent_mirrored_records_total[5m]))` for regions.\n\
+         - **Bytes in and out per second, per cluster?** `sum by (cluster) (rate(diffluent_cluster_sent_bytes_total[5m]))` and `..._received_bytes_total`; for the \
+         local cluster add what passes through from clients: `sum(rate(diffluent_client_received_bytes_total[5m]))` in, `..._sent_bytes_total` out. \
+         `/brokers` and the page have these sums, as one proxy sees them.\n\
+         - **Does a cluster lack replicas?** `max by (cluster) (diffluent_cluster_under_replicated_partitions) > 0`.\n",
     );
     page
 }

@@ -188,6 +188,7 @@ impl Membership {
 
     fn lapse(&mut self, now: Instant) {
         if self.member.lapse(now) {
+            self.parts.metrics.members.set(0);
             tracing::warn!(region = %self.parts.region.name, group = %self.group.0.as_str(),
                 "nothing was heard from the group's coordinator for a session: the streams wait; other proxies take them over, if there are any");
             self.publish();
