@@ -66,6 +66,33 @@ pub enum Kind {
     HistoryInMemory,
 }
 
+impl Kind {
+    /// All of them, as openapi.json and docs/operations.md list them.
+    pub const ALL: &'static [Kind] = &[
+        Kind::Started,
+        Kind::Stopping,
+        Kind::LocalReached,
+        Kind::LocalUnreachable,
+        Kind::RegionUnreachable,
+        Kind::RegionReachable,
+        Kind::StreamStalled,
+        Kind::StreamWentOn,
+        Kind::StreamEnded,
+        Kind::StreamsGained,
+        Kind::StreamsTaken,
+        Kind::RecordsLost,
+        Kind::RecordsDiverged,
+        Kind::RecordsSkipped,
+        Kind::StreamIncident,
+        Kind::CertificateLoaded,
+        Kind::CertificateRefused,
+        Kind::Command,
+        Kind::ConfigurationApplied,
+        Kind::ConfigurationRefused,
+        Kind::HistoryInMemory,
+    ];
+}
+
 /// What a command is about.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Place<'a> {
@@ -215,6 +242,36 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_kind_is_in_the_list_of_all() {
+        // A new kind does not compile here before it is in the list, too.
+        let place = |kind: Kind| match kind {
+            Kind::Started => 0,
+            Kind::Stopping => 1,
+            Kind::LocalReached => 2,
+            Kind::LocalUnreachable => 3,
+            Kind::RegionUnreachable => 4,
+            Kind::RegionReachable => 5,
+            Kind::StreamStalled => 6,
+            Kind::StreamWentOn => 7,
+            Kind::StreamEnded => 8,
+            Kind::StreamsGained => 9,
+            Kind::StreamsTaken => 10,
+            Kind::RecordsLost => 11,
+            Kind::RecordsDiverged => 12,
+            Kind::RecordsSkipped => 13,
+            Kind::StreamIncident => 14,
+            Kind::CertificateLoaded => 15,
+            Kind::CertificateRefused => 16,
+            Kind::Command => 17,
+            Kind::ConfigurationApplied => 18,
+            Kind::ConfigurationRefused => 19,
+            Kind::HistoryInMemory => 20,
+        };
+        let places: Vec<usize> = Kind::ALL.iter().map(|kind| place(*kind)).collect();
+        assert_eq!(places, (0..Kind::ALL.len()).collect::<Vec<usize>>());
+    }
 
     #[test]
     fn the_last_thousand_events_are_kept_and_numbers_go_on() {

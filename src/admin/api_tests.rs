@@ -33,6 +33,16 @@ fn the_openapi_document_has_every_route_and_no_other() {
     assert_eq!(described, there);
 }
 
+#[test]
+fn every_kind_of_event_is_described() {
+    let kinds: Vec<Value> = Kind::ALL.iter().map(|kind| serde_json::to_value(kind).unwrap()).collect();
+    assert_eq!(document()["components"]["schemas"]["Event"]["properties"]["kind"]["enum"], json!(kinds));
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap();
+    for kind in kinds {
+        assert!(page.contains(&format!("`{}`", kind.as_str().unwrap())), "{kind} is not in docs/operations.md");
+    }
+}
+
 #[tokio::test]
 async fn every_route_answers_what_the_openapi_document_says() {
     let port = Port::well().await;

@@ -812,7 +812,7 @@ impl Region {
                 }
                 tracing::debug!(region = %name, topic = %slot.stream.topic, partition = slot.stream.partition,
                     offset = position.source_offset, "the stream begins");
-                self.unreachable = None;
+                self.reachable();
                 self.go_on_forwarding(stream, forwarded, fresh, now);
             }
             Started::Later => slot.start_at = now + START_RETRY,
