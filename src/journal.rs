@@ -84,6 +84,7 @@ impl Kind {
         Kind::RecordsDiverged,
         Kind::RecordsSkipped,
         Kind::StreamIncident,
+        Kind::Diverges,
         Kind::CertificateLoaded,
         Kind::CertificateRefused,
         Kind::Command,
@@ -262,12 +263,13 @@ mod tests {
             Kind::RecordsDiverged => 12,
             Kind::RecordsSkipped => 13,
             Kind::StreamIncident => 14,
-            Kind::CertificateLoaded => 15,
-            Kind::CertificateRefused => 16,
-            Kind::Command => 17,
-            Kind::ConfigurationApplied => 18,
-            Kind::ConfigurationRefused => 19,
-            Kind::HistoryInMemory => 20,
+            Kind::Diverges => 15,
+            Kind::CertificateLoaded => 16,
+            Kind::CertificateRefused => 17,
+            Kind::Command => 18,
+            Kind::ConfigurationApplied => 19,
+            Kind::ConfigurationRefused => 20,
+            Kind::HistoryInMemory => 21,
         };
         let places: Vec<usize> = Kind::ALL.iter().map(|kind| place(*kind)).collect();
         assert_eq!(places, (0..Kind::ALL.len()).collect::<Vec<usize>>());

@@ -322,7 +322,7 @@ pub struct Region {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catch_up_rate_limit: Option<ByteSize>,
     /// `[region.tls]`: TLS to this region's brokers. Without this table they are spoken to in plaintext. The files are read again when they change, without a
-    /// restart.
+    /// restart; a table that is another one is taken with a reload, over new connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClusterTls>,
     /// `[region.sasl]`: how diffluent logs in to the region's brokers.
