@@ -231,7 +231,7 @@ fn guard(config: &config::Admin, port: &TcpListener) -> Result<Guard, AppError> 
     Ok(guard)
 }
 
-/// Whether all secrets are where the configuration says: better now than at the first connection that needs one.
+/// Whether all secrets are where the configuration says, and what logging in needs beside: better now than at the first connection that needs one.
 fn secrets(config: &Config) -> Result<(), AppError> {
     let dial_timeout = config.proxy.dial_timeout;
     let local = config.local.sasl.iter().map(|sasl| ("local cluster".to_owned(), "local.sasl", sasl));
@@ -239,7 +239,7 @@ fn secrets(config: &Config) -> Result<(), AppError> {
         Some((format!("region {:?}", region.name.as_str()), "region.sasl", region.sasl.as_ref()?))
     });
     for (whose, table, sasl) in local.chain(regions) {
-        let checked = Sasl::new(table, sasl, dial_timeout).check_secrets();
+        let checked = Sasl::new(table, sasl, dial_timeout).check_files();
         checked.map_err(|error| AppError::Misfit(format!("{whose}: {error}")))?;
     }
     match config.admin.token.as_ref().map(Secret::read) {

@@ -6,8 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Config;
 use super::redact::{hide, is_secret};
+use super::{Config, Sasl, Secret};
 
 /// How a changed key takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -143,8 +143,8 @@ pub fn reconnected(changes: &[Change]) -> BTreeSet<String> {
 
 /// What differs, by key. The order of regions is no difference.
 pub fn changes(before: &Config, after: &Config) -> Vec<Change> {
+    let mut changes = other_secrets(before, after);
     let (before, after) = (Tables::of(before), Tables::of(after));
-    let mut changes = Vec::new();
     compare("", None, &before.all, &after.all, &mut changes);
     let names: BTreeSet<&String> = before.regions.keys().chain(after.regions.keys()).collect();
     for name in names {
@@ -161,6 +161,64 @@ pub fn changes(before: &Config, after: &Config) -> Vec<Change> {
         }
     }
     changes
+}
+
+/// Secrets that stand in the file itself, and are others than before. As data they look the same, so that nobody sees them.
+fn other_secrets(before: &Config, after: &Config) -> Vec<Change> {
+    let before: BTreeMap<_, _> = secrets(before).into_iter().map(|(key, _, secret)| (key, secret)).collect();
+    let other = secrets(after).into_iter().filter(|(key, _, now)| match (before.get(key), now) {
+        (Some(Secret::Text(was)), Secret::Text(now)) => was != now,
+        // Where one is, or whether there is one, is data that shows.
+        _ => false,
+    });
+    let told = || Some(Value::from("set"));
+    let change = |(key, region, _): (String, Option<&str>, _)| Change {
+        how: how(&class(&key, region)).unwrap_or(Restart),
+        region: region.map(str::to_owned),
+        before: told(),
+        after: told(),
+        key,
+    };
+    other.map(change).collect()
+}
+
+/// A secret with its key, and the region that it belongs to.
+type Held<'a> = (String, Option<&'a str>, &'a Secret);
+
+/// All secrets that are set.
+fn secrets(config: &Config) -> Vec<Held<'_>> {
+    let mut found = of_login("local".to_owned(), None, config.local.sasl.as_ref());
+    for region in &config.region {
+        found.extend(of_login(format!("region.{}", region.name), Some(region.name.as_str()), region.sasl.as_ref()));
+    }
+    found.extend(config.admin.token.as_ref().map(|token| ("admin.token".to_owned(), None, token)));
+    found
+}
+
+fn of_login<'a>(table: String, region: Option<&'a str>, sasl: Option<&'a Sasl>) -> Vec<Held<'a>> {
+    // Without `..`, so that a key that is added is thought about.
+    let Some(Sasl {
+        mechanism: _,
+        username: _,
+        password,
+        token,
+        token_endpoint: _,
+        token_endpoint_ca: _,
+        client_id: _,
+        client_secret,
+        scope: _,
+        extensions: _,
+    }) = sasl
+    else {
+        return Vec::new();
+    };
+    let all = [("password", password), ("token", token), ("client_secret", client_secret)].into_iter();
+    all.filter_map(|(key, secret)| Some((format!("{table}.sasl.{key}"), region, secret.as_ref()?))).collect()
+}
+
+/// The key without the region's name, as [`KEYS`] has it.
+fn class(key: &str, region: Option<&str>) -> String {
+    region.map_or_else(|| key.to_owned(), |name| key.replacen(&format!(".{name}."), ".", 1))
 }
 
 /// A configuration as data: its regions by name, and everything else.
@@ -198,7 +256,7 @@ fn compare(path: &str, region: Option<&String>, before: &Value, after: &Value, c
             compare(&path, region, before, after, changes);
             continue;
         }
-        let class = region.map_or_else(|| path.clone(), |name| path.replacen(&format!(".{name}."), ".", 1));
+        let class = class(&path, region.map(String::as_str));
         let told = |value: &Value| match is_secret(key) {
             true => Value::from("set"),
             false => shown(value),
@@ -288,6 +346,42 @@ bootstrap_servers = ["127.0.0.1:39092"]
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].to_string(), "local.sasl.password is another one");
         assert!(!serde_json::to_string(&found).expect("JSON").contains("hunter"));
+    }
+
+    /// Every table that may hold a secret, with all of them in it.
+    fn with_secrets(secret: &str) -> Config {
+        let login = |table: &str, keys: &str| format!("[{table}.sasl]\n{keys}");
+        let password = format!("mechanism = \"PLAIN\"\nusername = \"me\"\npassword = \"{secret}\"\n");
+        let token = format!("mechanism = \"OAUTHBEARER\"\ntoken = \"{secret}\"\n");
+        let asked = format!(
+            "mechanism = \"OAUTHBEARER\"\ntoken_endpoint = \"https://idp/token\"\nclient_id = \"me\"\nclient_secret = \"{secret}\"\n"
+        );
+        let text = FILE
+            .replace(
+                "[[region]]\nname = \"us-east.1\"",
+                &(login("local", &password) + "[[region]]\nname = \"us-east.1\""),
+            )
+            .replace("[[region]]\nname = \"ap\"", &(login("region", &token) + "[[region]]\nname = \"ap\""));
+        parsed(&format!("{text}{}[admin]\ntoken = \"{secret}\"\n", login("region", &asked)))
+    }
+
+    #[test]
+    fn a_secret_that_stands_in_the_file_is_known_to_be_another_one_and_none_is_forgotten() {
+        let (before, after) = (with_secrets("hunter-2-hunter-2"), with_secrets("hunter-3-hunter-3"));
+        let found = changes(&before, &after);
+        let told: Vec<_> = found.iter().map(|change| (change.to_string(), change.how)).collect();
+        assert_eq!(
+            told,
+            [
+                ("local.sasl.password is another one".to_owned(), Restart),
+                ("region.us-east.1.sasl.token is another one".to_owned(), Reconnects),
+                ("region.ap.sasl.client_secret is another one".to_owned(), Reconnects),
+                ("admin.token is another one".to_owned(), Restart),
+            ]
+        );
+        assert_eq!(reconnected(&found), BTreeSet::from(["ap".to_owned(), "us-east.1".to_owned()]));
+        assert!(!serde_json::to_string(&found).expect("JSON").contains("hunter"));
+        assert_eq!(changes(&before, &with_secrets("hunter-2-hunter-2")), []);
     }
 
     #[test]

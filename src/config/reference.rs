@@ -198,7 +198,7 @@ pub fn reference() -> String {
 }
 
 /// Keys that may be left out and have no default.
-const OPTIONAL: [&str; 21] = [
+const OPTIONAL: [&str; 22] = [
     "proxy.instance",
     "proxy.broker_ports",
     "proxy.connection_limit",
@@ -212,6 +212,7 @@ const OPTIONAL: [&str; 21] = [
     "local.sasl.password",
     "local.sasl.token",
     "local.sasl.token_endpoint",
+    "local.sasl.token_endpoint_ca",
     "local.sasl.client_id",
     "local.sasl.client_secret",
     "local.sasl.scope",

@@ -205,6 +205,7 @@ fn sasl(table: &str, sasl: Option<&Sasl>, found: &mut Vec<Finding>) {
         ("password", sasl.password.is_some()),
         ("token", sasl.token.is_some()),
         ("token_endpoint", sasl.token_endpoint.is_some()),
+        ("token_endpoint_ca", sasl.token_endpoint_ca.is_some()),
         ("client_id", sasl.client_id.is_some()),
         ("client_secret", sasl.client_secret.is_some()),
         ("scope", sasl.scope.is_some()),
@@ -223,10 +224,14 @@ fn sasl(table: &str, sasl: Option<&Sasl>, found: &mut Vec<Finding>) {
         }
         (Mechanism::OauthBearer, Some(_), None) => (&["token"], &["extensions"]),
         (Mechanism::OauthBearer, None, Some(_)) => {
-            (&["token_endpoint", "client_id", "client_secret"], &["scope", "extensions"])
+            (&["token_endpoint", "client_id", "client_secret"], &["token_endpoint_ca", "scope", "extensions"])
         }
         _ => (&["username", "password"], &[]),
     };
+    if sasl.token_endpoint_ca.is_some() && sasl.token_endpoint.as_ref().is_some_and(|url| !url.secure) {
+        let what = "token_endpoint is http, where no certificate is shown: make it https, or leave this key out";
+        found.push(Finding::new(format!("{table}.token_endpoint_ca"), what));
+    }
     let mechanism = sasl.mechanism.as_str();
     for (key, is_set) in set {
         let what = match (needed.contains(&key), allowed.contains(&key), is_set) {

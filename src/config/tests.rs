@@ -390,6 +390,7 @@ fn each_mechanism_takes_its_own_keys_and_a_secret_is_never_quoted() {
         "mechanism = \"SCRAM-SHA-512\"\nusername = \"a\"\npassword = { file = \"/p\" }",
         "mechanism = \"OAUTHBEARER\"\ntoken = { file = \"/p\" }\nextensions = { logicalCluster = \"lkc-1\" }",
         "mechanism = \"OAUTHBEARER\"\ntoken_endpoint = \"http://[::1]:8080/t?a=b\"\nclient_id = \"a\"\nclient_secret = \"hunter2\"",
+        "mechanism = \"OAUTHBEARER\"\ntoken_endpoint = \"https://a\"\ntoken_endpoint_ca = \"/ca\"\nclient_id = \"a\"\nclient_secret = \"hunter2\"",
     ] {
         parse(&local(right)).unwrap_or_else(|error| panic!("{right}\n{error}"));
         let region = LEAST.replace("[\"127.0.0.1:29092\"]", &format!("[\"127.0.0.1:29092\"]\n[region.sasl]\n{right}"));
@@ -430,6 +431,10 @@ fn each_mechanism_takes_its_own_keys_and_a_secret_is_never_quoted() {
             "local.sasl.token_endpoint: a URL with a user or a password",
         ),
         ("mechanism = \"OAUTHBEARER\"\ntoken_endpoint = \"ftp://a\"", "does not begin with https://"),
+        (
+            "mechanism = \"OAUTHBEARER\"\ntoken_endpoint = \"http://a\"\ntoken_endpoint_ca = \"/ca\"\nclient_id = \"a\"\nclient_secret = \"hunter2\"",
+            "local.sasl.token_endpoint_ca: token_endpoint is http",
+        ),
         (
             "mechanism = \"OAUTHBEARER\"\ntoken = \"hunter2\"\nextensions = { auth = \"x\" }",
             "local.sasl.extensions: \"auth\" can't be an extension",

@@ -219,6 +219,10 @@ pub struct Sasl {
     /// one is asked for before the last one's time is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_endpoint: Option<HttpUrl>,
+    /// PEM file with the authorities that the certificate of an https `token_endpoint` may come from. Left out, those that this machine trusts. It is read again each time that a token is
+    /// asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_endpoint_ca: Option<PathBuf>,
     /// Who asks for tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,

@@ -22,8 +22,7 @@ use kafka_protocol::messages::{SaslAuthenticateRequest, SaslAuthenticateResponse
 use super::apis::Call;
 use super::error_code;
 use crate::config::{self, Mechanism};
-use crate::net::tls::{ClientTls, Files};
-use crate::net::{Connect, Dialer};
+use crate::net::tls::TlsError;
 use endpoint::Endpoint;
 use exchange::{Credentials, Exchange, Next, words};
 use token::{Claims, TokenError, Tokens};
@@ -55,6 +54,9 @@ pub enum SaslError {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// The authorities of the token endpoint can't be used.
+    #[error(transparent)]
+    Authorities(#[from] TlsError),
     /// There is no token.
     #[error("[{table}]: {source}")]
     Token {
@@ -138,7 +140,8 @@ impl Sasl {
         let tokens = match (&config.token, &config.token_endpoint, &config.client_secret) {
             (Some(token), ..) => Some(Tokens::Kept(token.clone())),
             (None, Some(url), Some(secret)) => {
-                let endpoint = Endpoint { url: url.clone(), connect: way_to(url, table), deadline };
+                let (url, ca) = (url.clone(), config.token_endpoint_ca.clone());
+                let endpoint = Endpoint { url, ca, table: Arc::from(table), deadline };
                 let client_id = config.client_id.clone().unwrap_or_default();
                 Some(Tokens::asked(endpoint, client_id, secret.clone(), config.scope.clone()))
             }
@@ -159,11 +162,11 @@ impl Sasl {
         user.map_or_else(|| "User:<the token's subject>".to_owned(), |user| format!("User:{user}"))
     }
 
-    /// Whether all secrets are where they should be.
+    /// Whether all secrets are where they should be, and the authorities of a token endpoint.
     ///
     /// # Errors
     /// The first that is not.
-    pub fn check_secrets(&self) -> Result<(), SaslError> {
+    pub fn check_files(&self) -> Result<(), SaslError> {
         let config = &self.config;
         for (key, secret) in
             [("password", &config.password), ("token", &config.token), ("client_secret", &config.client_secret)]
@@ -171,6 +174,9 @@ impl Sasl {
             if let Some(secret) = secret {
                 secret.read().map_err(|error| self.secret(key, &error))?;
             }
+        }
+        if let Some(Tokens::Asked(asked)) = &self.tokens {
+            asked.endpoint().way()?;
         }
         Ok(())
     }
@@ -299,16 +305,6 @@ impl Login<'_> {
         }
         self.sasl.refused(said, self.token.as_deref())
     }
-}
-
-/// TCP, or TLS with the authorities that this machine trusts.
-fn way_to(url: &config::HttpUrl, table: &str) -> Result<Arc<dyn Connect>, String> {
-    if !url.secure {
-        return Ok(Arc::new(Dialer::plain()));
-    }
-    let files = Files { table: format!("[{table}]"), certificate: None, key: None, ca: None, ca_key: "ca" };
-    let tls = ClientTls::load(files, None).map_err(|error| error.to_string())?;
-    Ok(Arc::new(Dialer::tls(Arc::new(tls))))
 }
 
 /// After which time a session of this lifetime is to be renewed; `None`: it lasts.

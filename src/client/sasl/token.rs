@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::endpoint::{self, Endpoint};
+use super::endpoint::{self, Endpoint, Unanswered};
 use super::exchange::words;
 use crate::config::{Secret, SecretError};
 
@@ -34,6 +34,14 @@ pub enum TokenError {
         /// Its URL.
         endpoint: String,
         /// What happened.
+        reason: String,
+    },
+    /// It is not sure that the endpoint is the one that is meant.
+    #[error("the token endpoint {endpoint} is not asked: {reason}; nothing is sent to it before that is put right")]
+    Untrusted {
+        /// Its URL.
+        endpoint: String,
+        /// What is wrong.
         reason: String,
     },
     /// The endpoint gives none.
@@ -125,6 +133,11 @@ impl Tokens {
 }
 
 impl Asked {
+    /// Who is asked.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
     async fn token(&self) -> Result<String, TokenError> {
         let mut last = self.last.lock().await;
         if let Some(last) = last.as_ref().filter(|last| last.is_good()) {
@@ -133,6 +146,14 @@ impl Asked {
         let result = self.ask().await;
         *last = Some(Last { at: Instant::now(), result: result.clone(), refused: false });
         result.map(|(token, _)| token)
+    }
+
+    fn unanswered(&self, unanswered: Unanswered) -> TokenError {
+        let endpoint = self.endpoint.to_string();
+        match unanswered {
+            Unanswered::Untrusted(reason) => TokenError::Untrusted { endpoint, reason },
+            Unanswered::Silent(reason) => TokenError::Silent { endpoint, reason },
+        }
     }
 
     async fn ask(&self) -> Result<(String, Duration), TokenError> {
@@ -145,7 +166,7 @@ impl Asked {
         let user = STANDARD.encode(format!("{}:{}", encoded(&self.client_id), encoded(&secret)));
         let (status, body) = endpoint::post(&self.endpoint, &format!("Basic {user}"), form)
             .await
-            .map_err(|reason| TokenError::Silent { endpoint: self.endpoint.to_string(), reason })?;
+            .map_err(|unanswered| self.unanswered(unanswered))?;
         let refused = |reason: String| TokenError::Refused { endpoint: self.endpoint.to_string(), reason };
         if status != 200 {
             return Err(refused(format!("status {status}: {}", complaint(&body))));

@@ -1,4 +1,4 @@
-//! TLS towards brokers.
+//! TLS towards brokers, and towards the endpoint that gives tokens.
 
 use std::io;
 use std::sync::Arc;
@@ -29,16 +29,27 @@ impl ClientTls {
     /// # Errors
     /// What is wrong, with the file.
     pub fn load(files: Files, server_name: Option<&str>) -> Result<Self, TlsError> {
+        let peer = Peer::Broker { certificate: files.certificate.is_some(), ca: files.ca.is_some() };
+        Self::with(files, server_name, peer)
+    }
+
+    /// As [`ClientTls::load`], towards the endpoint that gives tokens: what goes wrong has other words.
+    ///
+    /// # Errors
+    /// What is wrong, with the file.
+    pub fn for_token_endpoint(files: Files) -> Result<Self, TlsError> {
+        let peer = Peer::TokenEndpoint { ca: files.ca.is_some() };
+        Self::with(files, None, peer)
+    }
+
+    fn with(files: Files, server_name: Option<&str>, peer: Peer) -> Result<Self, TlsError> {
         let server_name = match server_name {
             None => None,
             Some(name) => Some(ServerName::try_from(name.to_owned()).map_err(|error| {
                 files.error("server_name", None, format!("server_name = {name:?} can't be in a certificate: {error}"))
             })?),
         };
-        let words = Words {
-            table: files.table.clone(),
-            peer: Peer::Broker { certificate: files.certificate.is_some(), ca: files.ca.is_some() },
-        };
+        let words = Words { table: files.table.clone(), peer };
         Ok(Self {
             keyring: Arc::new(Keyring::load(files, config)?),
             server_name,
@@ -94,7 +105,7 @@ fn platform(files: &Files) -> Result<RootCertStore, TlsError> {
     let (trusted, _) = roots.add_parsable_certificates(loaded.certs);
     if trusted == 0 {
         let why = loaded.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
-        let what = format!("this machine trusts no authority{why}: install ca-certificates, or set ca");
+        let what = format!("this machine trusts no authority{why}: install ca-certificates, or set {}", files.ca_key);
         return Err(files.error("", None, what));
     }
     Ok(roots)

@@ -16,6 +16,8 @@ pub(super) enum Peer {
     Client,
     /// A broker. `certificate`: we have one to show; `ca`: its authorities are configured.
     Broker { certificate: bool, ca: bool },
+    /// Who gives tokens (OAUTHBEARER). `ca`: its authorities are configured.
+    TokenEndpoint { ca: bool },
 }
 
 /// What is known where an error occurs.
@@ -31,15 +33,20 @@ fn tls(error: &io::Error) -> Option<&Error> {
 }
 
 impl Words {
-    /// Why a handshake with a broker failed.
+    /// Why a handshake with a broker failed, or with the token endpoint.
     pub fn handshake(&self, error: io::Error) -> io::Error {
         let table = &self.table;
+        let lost = matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset);
         let what = match tls(&error) {
+            Some(error) if self.is_of_tokens() => self.token_endpoint(error),
+            None if self.is_of_tokens() && lost => {
+                "it closed the connection in the TLS handshake: does it speak https at this port?".to_owned()
+            }
             Some(Error::InvalidMessage(_)) => format!(
                 "what it answered is no TLS: is this its PLAINTEXT listener? Name the TLS listener, or leave out {table}"
             ),
             Some(error) => self.broker(error),
-            None if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => format!(
+            None if lost => format!(
                 "it closed the connection in the TLS handshake: is this its PLAINTEXT listener? Name the TLS listener, or leave out {table}"
             ),
             None => return error,
@@ -52,6 +59,7 @@ impl Words {
         match (tls(&error), self.peer) {
             (None, _) => error,
             (Some(tls), Peer::Broker { .. }) => io::Error::new(error.kind(), self.broker(tls)),
+            (Some(tls), Peer::TokenEndpoint { .. }) => io::Error::new(error.kind(), self.token_endpoint(tls)),
             (Some(tls), Peer::Client) => io::Error::new(error.kind(), format!("TLS: {tls}")),
         }
     }
@@ -69,6 +77,40 @@ impl Words {
         }
     }
 
+    fn is_of_tokens(&self) -> bool {
+        matches!(self.peer, Peer::TokenEndpoint { .. })
+    }
+
+    /// What went wrong with the token endpoint.
+    fn token_endpoint(&self, error: &Error) -> String {
+        let table = &self.table;
+        match error {
+            Error::InvalidCertificate(CertificateError::UnknownIssuer) => match self.peer {
+                Peer::TokenEndpoint { ca: true } => format!(
+                    "its certificate comes from an authority that is not in the file of token_endpoint_ca in {table}: add it there, if this is the right endpoint"
+                ),
+                _ => format!(
+                    "its certificate comes from an authority that this machine does not trust: set token_endpoint_ca in {table} to that authority's certificate"
+                ),
+            },
+            Error::InvalidCertificate(error) => match (whose(error), validity(error)) {
+                (Some((whose, needed)), _) => format!(
+                    "its certificate {whose} {needed} is needed: call it in token_endpoint as its certificate does"
+                ),
+                (None, Some(validity)) => format!("its certificate {validity}"),
+                (None, None) => format!("its certificate is not good: {error}"),
+            },
+            Error::InvalidMessage(_) => "what it answered is no TLS: does it speak https at this port?".to_owned(),
+            Error::PeerIncompatible(error) => format!(
+                "it has no TLS version or cipher suite in common with diffluent, which speaks TLS 1.2 and 1.3 ({error:?})"
+            ),
+            Error::AlertReceived(alert) => {
+                format!("it broke off TLS (alert {alert:?}): its log says why; diffluent shows no certificate to it")
+            }
+            error => format!("TLS: {error} ({table})"),
+        }
+    }
+
     fn brokers_certificate(&self, error: &CertificateError) -> String {
         let table = &self.table;
         match error {
@@ -80,21 +122,12 @@ impl Words {
                     "its certificate comes from an authority that this machine does not trust: set ca in {table} to that authority's certificate"
                 ),
             },
-            CertificateError::NotValidForNameContext { expected, presented } => {
-                let presented: Vec<&str> = presented.iter().map(|name| name_of(name)).collect();
-                let whose = if presented.is_empty() {
-                    "has no name in it (subjectAltName), where one for".to_owned()
-                } else {
-                    format!("is for {}, where one for", presented.join(", "))
-                };
-                format!(
-                    "its certificate {whose} {} is needed: name brokers as their certificates do (bootstrap_servers, and advertised.listeners of the brokers), or set server_name in {table}",
-                    expected.to_str()
-                )
-            }
-            error => match validity(error) {
-                Some(validity) => format!("its certificate {validity}"),
-                None => format!("its certificate is not good: {error}"),
+            error => match (whose(error), validity(error)) {
+                (Some((whose, needed)), _) => format!(
+                    "its certificate {whose} {needed} is needed: name brokers as their certificates do (bootstrap_servers, and advertised.listeners of the brokers), or set server_name in {table}"
+                ),
+                (None, Some(validity)) => format!("its certificate {validity}"),
+                (None, None) => format!("its certificate is not good: {error}"),
             },
         }
     }
@@ -181,6 +214,18 @@ impl Words {
             Some(error) => failure("tls_failed", format!("TLS: {error}")),
         }
     }
+}
+
+/// Whose certificate it is, where it is another's; and the name that was needed.
+fn whose(error: &CertificateError) -> Option<(String, String)> {
+    let CertificateError::NotValidForNameContext { expected, presented } = error else { return None };
+    let presented: Vec<&str> = presented.iter().map(|name| name_of(name)).collect();
+    let whose = if presented.is_empty() {
+        "has no name in it (subjectAltName), where one for".to_owned()
+    } else {
+        format!("is for {}, where one for", presented.join(", "))
+    };
+    Some((whose, expected.to_str().into_owned()))
 }
 
 /// What is wrong with the time of a certificate.
