@@ -2,10 +2,10 @@
 
 use super::certificates;
 use super::clusters::{Answer, Found, GroupTrouble, Missing};
-use super::ports;
 use super::report::{Line, Section, plural, some_of};
+use super::{logins, ports};
 use crate::client::cluster::Metadata;
-use crate::config::{Config, Region, is_of_mirror_maker};
+use crate::config::{Cluster, Config, Region, is_of_mirror_maker};
 
 /// Kafka's limit on a topic's name.
 const TOPIC_CHARS_MAX: usize = 249;
@@ -25,7 +25,9 @@ const OPTIONAL: [(&str, &str); 4] = [
 
 pub(super) fn local(config: &Config, found: &Found) -> Section {
     let mut section = Section::new("local cluster");
-    reach("[local] bootstrap_servers", config.local.tls.is_some(), found, &mut section);
+    let Cluster { bootstrap_servers, tls, sasl, .. } = &config.local;
+    reach("[local] bootstrap_servers", tls.is_some(), found, &mut section);
+    section.extend(logins::in_the_clear("local", sasl.as_ref(), tls.is_some(), bootstrap_servers, found));
     let Some(metadata) = found.metadata() else { return section };
     section.extend(ports::enough(metadata.brokers.len(), config));
     for (group, trouble) in &found.groups {
@@ -50,7 +52,9 @@ pub(super) fn local(config: &Config, found: &Found) -> Section {
 pub(super) fn region(config: &Config, index: usize, local: &Found, regions: &[Found], found: &Found) -> Section {
     let Some(region) = config.region.get(index) else { return Section::new("region") };
     let mut section = Section::new(format!("region {:?}", region.name.as_str()));
-    reach("this region's bootstrap_servers", region.tls.is_some(), found, &mut section);
+    let Region { bootstrap_servers, tls, sasl, .. } = region;
+    reach("this region's bootstrap_servers", tls.is_some(), found, &mut section);
+    section.extend(logins::in_the_clear("region", sasl.as_ref(), tls.is_some(), bootstrap_servers, found));
     let Some(there) = found.metadata() else { return section };
     section.extend(identity(config, index, local, regions, there));
     if let Some(here) = local.metadata() {

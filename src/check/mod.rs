@@ -10,6 +10,7 @@ mod certificates;
 mod clusters;
 mod fit;
 mod judge;
+mod logins;
 mod ports;
 pub mod report;
 mod rights;
