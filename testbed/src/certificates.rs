@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     date_time_ymd,
@@ -154,6 +154,40 @@ pub fn write(dir: &Path, name: &str, text: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// 1.2.
+    V1_2,
+    /// 1.3.
+    V1_3,
+}
+
+impl TlsVersion {
+    /// As Java writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TlsVersion::V1_2 => "TLSv1.2",
+            TlsVersion::V1_3 => "TLSv1.3",
+        }
+    }
+
+    fn rustls(self) -> &'static rustls::SupportedProtocolVersion {
+        match self {
+            TlsVersion::V1_2 => &rustls::version::TLS12,
+            TlsVersion::V1_3 => &rustls::version::TLS13,
+        }
+    }
+}
+
+fn roots(authorities: &str) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for authority in CertificateDer::pem_slice_iter(authorities.as_bytes()) {
+        roots.add(authority.context("an authority that is no PEM")?).context("an odd authority")?;
+    }
+    Ok(roots)
+}
+
 /// A client's side of TLS, for raw calls.
 #[derive(Clone, Debug)]
 pub struct TlsClient {
@@ -166,10 +200,7 @@ impl TlsClient {
     /// # Errors
     /// When one of these can't be used.
     pub fn new(authorities: &str, shows: Option<&Identity>) -> Result<Self> {
-        let mut roots = RootCertStore::empty();
-        for authority in CertificateDer::pem_slice_iter(authorities.as_bytes()) {
-            roots.add(authority.context("an authority that is no PEM")?).context("an odd authority")?;
-        }
+        let roots = roots(authorities)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -185,6 +216,29 @@ impl TlsClient {
             }
         };
         Ok(Self { config: Arc::new(config) })
+    }
+
+    /// As [`TlsClient::new`] without a certificate, in this version of TLS alone.
+    ///
+    /// # Errors
+    /// When the authorities can't be used.
+    pub fn of_version(authorities: &str, version: TlsVersion) -> Result<Self> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version.rustls()])?;
+        Ok(Self { config: Arc::new(builder.with_root_certificates(roots(authorities)?).with_no_client_auth()) })
+    }
+
+    /// Shakes hands with the server at `addr`, asking for `name`; the version that both have agreed upon, as Java writes it.
+    ///
+    /// # Errors
+    /// When the handshake fails.
+    pub async fn negotiated(&self, name: &str, addr: &str) -> Result<&'static str> {
+        let stream = self.connect(name, TcpStream::connect(addr).await?).await?;
+        match stream.get_ref().1.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_2) => Ok(TlsVersion::V1_2.as_str()),
+            Some(rustls::ProtocolVersion::TLSv1_3) => Ok(TlsVersion::V1_3.as_str()),
+            other => bail!("{addr} speaks {other:?}"),
+        }
     }
 
     /// Shakes hands, asking for the server `name`.

@@ -1,7 +1,7 @@
 //! Real Kafka clusters for tests, benches and the demo.
 //!
 //! Owns: fetching Apache Kafka, starting and stopping clusters ([`kafka`]), delay lines and network faults ([`delay`]),
-//! raw calls to a broker ([`call`]), certificates ([`certificates`]), Kafka's message definitions ([`definitions`]), workloads ([`workload`]), the
+//! raw calls to a broker ([`call`]), certificates ([`certificates`]), a Kerberos realm ([`kerberos`]), who gives tokens ([`tokens`]), Kafka's message definitions ([`definitions`]), workloads ([`workload`]), the
 //! record by record comparison of two clusters
 //! ([`verify`]), a real browser ([`browser`]) and the diffluent binary as a child process ([`proxy`]). The demo's story is in [`demo`],
 //! faults drawn by a seed in [`chaos`], a cluster without Java in [`model`], bugs that the simulation must catch in [`planted`].
@@ -23,19 +23,21 @@ pub mod guard;
 pub mod http;
 pub mod kafka;
 pub mod kcat;
+pub mod kerberos;
 pub mod model;
 pub mod packages;
 pub mod planted;
 pub mod ports;
 pub mod proxy;
 pub mod sockets;
+pub mod tokens;
 pub mod verify;
 pub mod workload;
 
 pub use call::Call;
-pub use certificates::{Authority, Identity, TlsClient};
+pub use certificates::{Authority, Identity, TlsClient, TlsVersion};
 pub use delay::{DelayLine, DelaySpec};
-pub use kafka::{Cluster, KAFKA, KAFKA_OLD, Listener};
+pub use kafka::{Cluster, KAFKA, KAFKA_OLD, Listener, Tools};
 pub use kcat::Kcat;
 pub use proxy::{Proxy, ProxyConfig, RegionConfig};
 pub use verify::{Report, Side};

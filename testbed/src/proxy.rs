@@ -60,7 +60,7 @@ pub struct ProxyConfig {
     pub regions: Vec<RegionConfig>,
     /// `mirror.buffer`, such as `64 MiB`; `None`: the default.
     pub buffer: Option<String>,
-    /// `proxy.advertise` with `{id}` in it, and `{port}` for the port of `proxy.listen`; `None`: 127.0.0.1 and a port for each broker.
+    /// `proxy.advertise`: with `{id}` in it a name for each broker at one port, `{port}` being that of `proxy.listen`; else a host, and a port for each broker. `None`: 127.0.0.1.
     pub advertise: Option<String>,
     /// More lines of `[proxy]`.
     pub extra_proxy: String,
@@ -121,8 +121,13 @@ impl ProxyConfig {
     pub fn toml(&self, listen: u16, first_broker_port: u16, last_broker_port: u16, admin: u16) -> String {
         let mut text = String::new();
         let advertised = match &self.advertise {
-            Some(names) => format!("advertise = {}", quoted(&names.replace("{port}", &listen.to_string()))),
-            None => format!("advertise = \"127.0.0.1\"\nbroker_ports = \"{first_broker_port}-{last_broker_port}\""),
+            Some(names) if names.contains("{id}") => {
+                format!("advertise = {}", quoted(&names.replace("{port}", &listen.to_string())))
+            }
+            host => {
+                let host = quoted(host.as_deref().unwrap_or("127.0.0.1"));
+                format!("advertise = {host}\nbroker_ports = \"{first_broker_port}-{last_broker_port}\"")
+            }
         };
         // Writing to a string does not fail.
         let _ = write!(
@@ -236,6 +241,23 @@ impl Proxy {
         self.kill();
         self.spawn()?;
         self.wait_ready(READY_DEADLINE).await
+    }
+
+    /// Gives the brokers other ports, from its next start on. What they had, which stays claimed as long as that is kept.
+    ///
+    /// # Errors
+    /// When no ports are free or the file can't be written.
+    pub fn move_broker_ports(&mut self) -> Result<Ports> {
+        let old = std::mem::replace(&mut self.brokers, Ports::range(BROKER_PORTS)?);
+        let range = |ports: &Ports| format!("broker_ports = \"{}-{}\"", ports.first(), ports.last());
+        let text =
+            std::fs::read_to_string(&self.file).with_context(|| format!("cannot read {}", self.file.display()))?;
+        let changed = text.replace(&range(&old), &range(&self.brokers));
+        if changed == text {
+            bail!("no {} in {text}", range(&old));
+        }
+        std::fs::write(&self.file, changed).with_context(|| format!("cannot write {}", self.file.display()))?;
+        Ok(old)
     }
 
     /// Waits until `GET /ready` is 200.

@@ -27,6 +27,8 @@ pub struct Kafka {
     dir: PathBuf,
     class_path: String,
     archive: Option<PathBuf>,
+    /// For every Java that it runs.
+    options: Vec<String>,
 }
 
 impl Kafka {
@@ -51,6 +53,23 @@ impl Kafka {
         &self.class_path
     }
 
+    /// With an option for every Java that it runs.
+    pub fn with_option(mut self, option: &str) -> Self {
+        self.options.push(option.to_owned());
+        self
+    }
+
+    /// With a directory of classes behind the others.
+    pub fn with_classes(mut self, dir: &Path) -> Self {
+        self.class_path = format!("{}:{}", self.class_path, dir.display());
+        self
+    }
+
+    /// Options for every Java.
+    pub(crate) fn options(&self) -> &[String] {
+        &self.options
+    }
+
     /// The class data archive, if there is one.
     pub(crate) fn archive(&self) -> Option<&Path> {
         self.archive.as_deref()
@@ -69,7 +88,7 @@ impl Kafka {
         }
         jars.sort();
         let archive = warm::archive(&dir);
-        Ok(Self { version: version.to_owned(), dir, class_path: jars.join(":"), archive })
+        Ok(Self { version: version.to_owned(), dir, class_path: jars.join(":"), archive, options: Vec::new() })
     }
 }
 

@@ -5,7 +5,7 @@
 //! bootstraps there sees the round trip on every connection, while other clients of the same cluster don't.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,8 @@ pub struct ClusterBuilder {
     delay: Option<DelaySpec>,
     listeners: Vec<Listener>,
     zookeeper: bool,
+    java_options: Vec<String>,
+    classes: Vec<PathBuf>,
 }
 
 /// A listener beside the usual ones, on a port of its own at each broker.
@@ -145,6 +147,18 @@ impl ClusterBuilder {
         self
     }
 
+    /// Gives an option to the brokers' Java, and to that of the cluster's tools ([`Cluster::kafka`]).
+    pub fn java_option(mut self, option: &str) -> Self {
+        self.java_options.push(option.to_owned());
+        self
+    }
+
+    /// Puts a directory of classes behind the brokers' others.
+    pub fn classes(mut self, dir: &Path) -> Self {
+        self.classes.push(dir.to_owned());
+        self
+    }
+
     /// Adds a delayed listener; see [`Cluster::delayed_bootstrap`].
     pub fn listener_via(mut self, delay: DelaySpec) -> Self {
         self.delay = Some(delay);
@@ -162,7 +176,9 @@ impl ClusterBuilder {
         if self.brokers == 0 || self.brokers > BROKERS_MAX {
             bail!("a cluster has 1 to {BROKERS_MAX} brokers, not {}", self.brokers);
         }
-        let kafka = Kafka::fetch(&self.version, &[]).await?;
+        let mut kafka = Kafka::fetch(&self.version, &[]).await?;
+        kafka = self.java_options.iter().fold(kafka, |kafka, option| kafka.with_option(option));
+        kafka = self.classes.iter().fold(kafka, |kafka, dir| kafka.with_classes(dir));
         let mut attempt = 1;
         loop {
             match Cluster::start_once(&self, &kafka).await {
@@ -233,6 +249,8 @@ impl Cluster {
             delay: None,
             listeners: Vec::new(),
             zookeeper: false,
+            java_options: Vec::new(),
+            classes: Vec::new(),
         }
     }
 
@@ -623,7 +641,7 @@ fn prepare(
 }
 
 /// Starts the ZooKeeper that comes with Kafka's jars.
-fn start_zookeeper(kafka: &Kafka, port: u16, dir: &std::path::Path) -> Result<Guarded> {
+fn start_zookeeper(kafka: &Kafka, port: u16, dir: &Path) -> Result<Guarded> {
     // The options stand before the main class. Its own admin server would want a port of its own.
     let mut command = kafka.java("-Dzookeeper.admin.enableServer=false", 128);
     command.arg("org.apache.zookeeper.server.ZooKeeperServerMain").arg(port.to_string()).arg(dir.join("zookeeper"));
@@ -682,7 +700,7 @@ fn properties(builder: &ClusterBuilder) -> BTreeMap<String, String> {
 }
 
 /// Writes what `StorageTool format` writes, from what it wrote once for this version.
-pub(super) fn format_data(kafka: &Kafka, data: &std::path::Path, cluster_id: &str, broker_id: i32) -> Result<()> {
+pub(super) fn format_data(kafka: &Kafka, data: &Path, cluster_id: &str, broker_id: i32) -> Result<()> {
     std::fs::create_dir_all(data).with_context(|| format!("cannot make {}", data.display()))?;
     std::fs::copy(kafka.dir().join(BOOTSTRAP_CHECKPOINT), data.join(BOOTSTRAP_CHECKPOINT))
         .context("the cached bootstrap checkpoint is missing; remove the cache")?;

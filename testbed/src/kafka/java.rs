@@ -1,6 +1,6 @@
 //! Java: found, installed where that is allowed, and run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -51,8 +51,8 @@ impl Kafka {
 
     /// As [`Kafka::java`], with `options` for the virtual machine and without the class data archive.
     pub(super) fn java_with(&self, main_class: &str, heap_mib: u32, options: &[&str]) -> Command {
-        let mut command = Command::new(java_program());
-        command.args(options).args([
+        let mut command = Command::new(program("java"));
+        command.args(self.options()).args(options).args([
             format!("-Xmx{heap_mib}m").as_str(),
             "-XX:+UseSerialGC",
             if OPTIMISE_FULLY.load(Ordering::Relaxed) { "-XX:+TieredCompilation" } else { "-XX:TieredStopAtLevel=1" },
@@ -115,17 +115,30 @@ impl Kafka {
     }
 }
 
-/// `java` of JAVA_HOME, or of the PATH.
-fn java_program() -> std::path::PathBuf {
+/// A program of JAVA_HOME, or of the PATH.
+pub(super) fn program(name: &str) -> PathBuf {
     std::env::var_os("JAVA_HOME")
-        .map(|home| Path::new(&home).join("bin/java"))
-        .filter(|java| java.exists())
-        .unwrap_or_else(|| "java".into())
+        .map(|home| Path::new(&home).join("bin").join(name))
+        .filter(|program| program.exists())
+        .unwrap_or_else(|| name.into())
+}
+
+/// Makes sure that there is a Java compiler beside Java.
+///
+/// # Errors
+/// One line that says what to install.
+pub fn ensure_compiler() -> Result<()> {
+    let javac = program("javac");
+    if javac.is_absolute() {
+        return Ok(());
+    }
+    let older = packages::ensure("javac", "openjdk-17-jdk-headless");
+    older.or_else(|_| packages::ensure("javac", "default-jdk-headless"))
 }
 
 /// The major version of the installed Java, if there is one.
 fn java_major() -> Option<u32> {
-    let output = Command::new(java_program()).arg("-version").output().ok()?;
+    let output = Command::new(program("java")).arg("-version").output().ok()?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     let quoted = text.split('"').nth(1)?;
     quoted.split(['.', '-', '+']).next()?.parse().ok()
