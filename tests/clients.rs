@@ -11,9 +11,10 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::{Bytes, BytesMut};
 use common::{DIFFLUENT, PATIENCE, assert_topic_equal, wait_mirrored};
 use diffluent_testbed::guard::{Guarded, TempDir};
-use diffluent_testbed::kafka::{Kafka, Output};
+use diffluent_testbed::kafka::Kafka;
+use diffluent_testbed::kafka::tools::CONSOLE_CONSUMER;
 use diffluent_testbed::workload::Transactions;
-use diffluent_testbed::{Call, Cluster, Codec, KAFKA, Proxy, ProxyConfig, Side, Workload, verify};
+use diffluent_testbed::{Call, Cluster, Codec, KAFKA, Proxy, ProxyConfig, Side, Tools, Workload, verify};
 use kafka_protocol::indexmap::IndexMap;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{MetadataRequest, ProduceRequest};
@@ -24,12 +25,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
 use tokio::sync::mpsc;
 
-/// A Java tool starts in some seconds on an idle machine.
-const TOOL_DEADLINE: Duration = Duration::from_secs(90);
-
 const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
-const CONSOLE_PRODUCER: &str = "org.apache.kafka.tools.ConsoleProducer";
-const CONSOLE_CONSUMER: &str = "org.apache.kafka.tools.consumer.ConsoleConsumer";
 const CONSUMER_GROUPS: &str = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
 const PRODUCER_PERF: &str = "org.apache.kafka.tools.ProducerPerformance";
 
@@ -48,17 +44,21 @@ struct World {
 
 impl World {
     async fn start() -> Result<Self> {
-        let (eu, us) = tokio::try_join!(Cluster::builder().name("eu").start(), Cluster::builder().name("us").start())?;
+        // Two brokers: so that there is something to be moved, and an address for each.
+        let eu = Cluster::builder().name("eu").brokers(2).authorizer();
+        let (eu, us) = tokio::try_join!(eu.start(), Cluster::builder().name("us").start())?;
         let config = ProxyConfig::new("eu", &eu.bootstrap()).region("us", &us.bootstrap());
         let proxy = Proxy::start(DIFFLUENT, config).await?;
         Ok(Self { eu, us, proxy })
     }
 
-    /// Runs a Java tool, which has to succeed.
-    async fn tool(&self, main_class: &str, args: &[&str], stdin: &str) -> Result<Output> {
-        let output = self.eu.kafka().tool(main_class, args, stdin, TOOL_DEADLINE).await?;
-        ensure!(output.success, "{main_class} {args:?}: {}\n{}", output.stdout, output.stderr);
-        Ok(output)
+    /// Kafka's tools at the proxy, and at the brokers.
+    fn through(&self) -> Tools {
+        Tools::new(self.eu.kafka(), &self.proxy.bootstrap())
+    }
+
+    fn direct(&self) -> Tools {
+        Tools::new(self.eu.kafka(), &self.eu.bootstrap())
     }
 
     async fn assert_region_equal(&self, topic: &str) -> Result<()> {
@@ -92,6 +92,7 @@ async fn stock_clients_work_through_the_proxy_as_without_it() -> Result<()> {
         streams_counts_words_in_both_group_protocols,
         a_quota_throttles_as_at_the_broker,
         the_tools_tell_the_same_as_at_the_broker,
+        the_tools_change_the_same_as_at_the_broker,
     );
     if !failures.is_empty() {
         bail!("{}\n{}", failures.join("\n"), world.proxy.log_text()?);
@@ -100,16 +101,12 @@ async fn stock_clients_work_through_the_proxy_as_without_it() -> Result<()> {
 }
 
 async fn an_admin_client_creates_describes_and_deletes_topics(world: &World) -> Result<()> {
-    let through = world.proxy.bootstrap();
-    let topics = async |args: &[&str]| {
-        let args = [&["--bootstrap-server", through.as_str()], args].concat();
-        world.tool(TOPICS, &args, "").await
-    };
+    let through = world.through();
+    let topics = async |args: &[&str]| through.run(TOPICS, args, "").await;
     topics(&["--create", "--topic", "made", "--partitions", "3", "--config", "retention.ms=86400000"]).await?;
     ensure!(world.eu.admin().partitions("made").await? == 3, "the topic is not in the cluster");
     let told = topics(&["--describe", "--topic", "made"]).await?.stdout;
-    let args = ["--bootstrap-server", &world.eu.bootstrap(), "--describe", "--topic", "made"];
-    let told_directly = world.tool(TOPICS, &args, "").await?.stdout;
+    let told_directly = world.direct().run(TOPICS, &["--describe", "--topic", "made"], "").await?.stdout;
     ensure!(told == told_directly, "{told}\ninstead of\n{told_directly}");
     ensure!(told.contains("PartitionCount: 3") && told.contains("retention.ms=86400000"), "{told}");
     topics(&["--delete", "--topic", "made"]).await?;
@@ -119,23 +116,14 @@ async fn an_admin_client_creates_describes_and_deletes_topics(world: &World) -> 
 }
 
 async fn the_console_producer_feeds_the_console_consumer_in_a_group(world: &World) -> Result<()> {
-    let bootstrap = world.proxy.bootstrap();
+    let through = world.through();
     world.eu.create_topic("console", 3, 1, &[]).await?;
     let lines: Vec<String> = (0..200).map(|number| format!("line {number:04}")).collect();
-    let input = lines.join("\n") + "\n";
-    world.tool(CONSOLE_PRODUCER, &["--bootstrap-server", &bootstrap, "--topic", "console"], &input).await?;
-    #[rustfmt::skip]
-    let args = [
-        "--bootstrap-server", &bootstrap, "--topic", "console", "--group", "readers", "--from-beginning",
-        "--max-messages", "200", "--timeout-ms", "60000",
-    ];
-    let read = world.tool(CONSOLE_CONSUMER, &args, "").await?;
-    let mut got: Vec<&str> = read.stdout.lines().collect();
-    got.sort_unstable();
+    through.produce("console", &lines).await?;
+    let got = through.consume("console", lines.len(), &["--group", "readers"]).await?;
     ensure!(got == lines, "{got:?}");
 
-    let args = ["--bootstrap-server", &bootstrap, "--describe", "--group", "readers"];
-    let group = world.tool(CONSUMER_GROUPS, &args, "").await?.stdout;
+    let group = through.run(CONSUMER_GROUPS, &["--describe", "--group", "readers"], "").await?.stdout;
     // GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG …
     let rows = group.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let rows: Vec<_> = rows.filter(|row| row.first() == Some(&"readers")).collect();
@@ -151,7 +139,6 @@ async fn the_console_producer_feeds_the_console_consumer_in_a_group(world: &Worl
 }
 
 async fn the_java_producer_writes_with_and_without_compression_and_idempotence(world: &World) -> Result<()> {
-    let bootstrap = format!("bootstrap.servers={}", world.proxy.bootstrap());
     let producers: [(&str, &[&str]); 5] = [
         ("perf-none", &["acks=1", "enable.idempotence=false", "compression.type=none"]),
         ("perf-gzip", &["acks=all", "enable.idempotence=false", "compression.type=gzip"]),
@@ -162,9 +149,9 @@ async fn the_java_producer_writes_with_and_without_compression_and_idempotence(w
     for (topic, properties) in producers {
         world.eu.create_topic(topic, 4, 1, &[]).await?;
         let mut args = vec!["--topic", topic, "--num-records", "50000", "--record-size", "200", "--throughput", "-1"];
-        args.extend(["--producer-props", &bootstrap]);
+        args.extend(["--producer-props", "bootstrap.servers=HERE"]);
         args.extend(properties);
-        let output = world.tool(PRODUCER_PERF, &args, "").await?;
+        let output = world.through().run(PRODUCER_PERF, &args, "").await?;
         ensure!(output.stdout.contains("50000 records sent"), "{}\n{}", output.stdout, output.stderr);
         let end: i64 = world.eu.admin().end_offsets(topic).await?.iter().sum();
         ensure!(end == 50_000, "{topic} has {end} records");
@@ -269,68 +256,49 @@ async fn a_transactional_producer_commits_and_aborts(world: &World) -> Result<()
     Ok(())
 }
 
-/// Writes lines to a topic, through the proxy.
-async fn write_lines(world: &World, topic: &str, lines: &[String]) -> Result<()> {
-    let input = lines.join("\n") + "\n";
-    world.tool(CONSOLE_PRODUCER, &["--bootstrap-server", &world.proxy.bootstrap(), "--topic", topic], &input).await?;
-    Ok(())
-}
-
 /// KIP-848 and KIP-932.
 async fn a_group_of_the_new_protocol_and_a_share_group_read_every_record(world: &World) -> Result<()> {
-    let through = world.proxy.bootstrap();
+    let through = world.through();
     world.eu.create_topic("grouped", 3, 1, &[]).await?;
     let lines: Vec<String> = (0..100).map(|number| format!("line {number:04}")).collect();
-    write_lines(world, "grouped", &lines).await?;
+    through.produce("grouped", &lines).await?;
     #[rustfmt::skip]
     let from_the_start = [
-        "--bootstrap-server", &through, "--alter", "--entity-type", "groups", "--entity-name", "sharing",
-        "--add-config", "share.auto.offset.reset=earliest",
+        "--alter", "--entity-type", "groups", "--entity-name", "sharing", "--add-config", "share.auto.offset.reset=earliest",
     ];
-    world.tool(CONFIGS, &from_the_start, "").await?;
-    #[rustfmt::skip]
-    let consumer = [
-        "--bootstrap-server", &through, "--topic", "grouped", "--group", "modern", "--from-beginning",
-        "--max-messages", "100", "--timeout-ms", "60000", "--command-property", "group.protocol=consumer",
-    ];
-    #[rustfmt::skip]
-    let share = [
-        "--bootstrap-server", &through, "--topic", "grouped", "--group", "sharing",
-        "--max-messages", "100", "--timeout-ms", "60000",
-    ];
-    for (tool, args) in [(CONSOLE_CONSUMER, &consumer[..]), (SHARE_CONSUMER, &share[..])] {
-        let read = world.tool(tool, args, "").await?;
-        let mut got: Vec<&str> = read.stdout.lines().collect();
-        got.sort_unstable();
-        ensure!(got == lines, "{tool}: {got:?}");
-    }
+    through.run(CONFIGS, &from_the_start, "").await?;
+    let modern = ["--group", "modern", "--command-property", "group.protocol=consumer"];
+    ensure!(
+        through.consume("grouped", 100, &modern).await? == lines,
+        "a group of the new protocol reads other records"
+    );
+    let args = ["--topic", "grouped", "--group", "sharing", "--max-messages", "100", "--timeout-ms", "60000"];
+    let read = through.run(SHARE_CONSUMER, &args, "").await?;
+    let mut got: Vec<&str> = read.stdout.lines().collect();
+    got.sort_unstable();
+    ensure!(got == lines, "a share group: {got:?}");
     for (tool, group) in [(CONSUMER_GROUPS, "modern"), (SHARE_GROUPS, "sharing")] {
-        let told = world.tool(tool, &["--bootstrap-server", &through, "--describe", "--group", group], "").await?;
+        let told = through.run(tool, &["--describe", "--group", group], "").await?;
         ensure!(told.stdout.lines().filter(|line| line.contains("grouped")).count() == 3, "{}", told.stdout);
     }
     Ok(())
 }
 
 async fn a_java_client_copies_a_topic_in_transactions(world: &World) -> Result<()> {
-    let through = world.proxy.bootstrap();
+    let through = world.through();
     for topic in ["original", "copy"] {
         world.eu.create_topic(topic, 1, 1, &[]).await?;
     }
     let lines: Vec<String> = (0..100).map(|number| format!("line {number:04}")).collect();
-    write_lines(world, "original", &lines).await?;
+    through.produce("original", &lines).await?;
     #[rustfmt::skip]
     let copy = [
-        "--broker-list", &through, "--input-topic", "original", "--input-partition", "0", "--output-topic", "copy",
+        "--broker-list", "HERE", "--input-topic", "original", "--input-partition", "0", "--output-topic", "copy",
         "--transactional-id", "copier", "--consumer-group", "copiers", "--transaction-size", "30", "--use-group-metadata",
     ];
-    world.tool(TRANSACTIONAL_COPIER, &copy, "").await?;
-    #[rustfmt::skip]
-    let read = [
-        "--bootstrap-server", &through, "--topic", "copy", "--from-beginning", "--max-messages", "100",
-        "--timeout-ms", "60000", "--isolation-level", "read_committed",
-    ];
-    let read = world.tool(CONSOLE_CONSUMER, &read, "").await?;
-    ensure!(read.stdout.lines().eq(lines.iter().map(String::as_str)), "{}", read.stdout);
+    through.run(TRANSACTIONAL_COPIER, &copy, "").await?;
+    let read = through.consume("copy", 100, &["--isolation-level", "read_committed"]).await?;
+    ensure!(read == lines, "{read:?}");
     world.assert_region_equal("copy").await
 }
 
@@ -338,19 +306,19 @@ async fn a_java_client_copies_a_topic_in_transactions(world: &World) -> Result<(
 async fn streams_counts_words_in_both_group_protocols(world: &World) -> Result<()> {
     const INPUT: &str = "streams-plaintext-input";
     const OUTPUT: &str = "streams-wordcount-output";
-    let through = world.proxy.bootstrap();
+    let (through, bootstrap) = (world.through(), world.proxy.bootstrap());
     let kafka = Kafka::fetch(KAFKA, &["kafka-streams-examples"]).await?;
     for topic in [INPUT, OUTPUT] {
         world.eu.create_topic(topic, 1, 1, &[]).await?;
     }
-    write_lines(world, INPUT, &["all streams lead to kafka".to_owned(), "streams of kafka".to_owned()]).await?;
+    through.produce(INPUT, &["all streams lead to kafka".to_owned(), "streams of kafka".to_owned()]).await?;
     let dir = TempDir::new("diffluent-streams-")?;
     let mut expected = Vec::new();
     for protocol in ["classic", "streams"] {
         let config = dir.path().join(format!("{protocol}.properties"));
         let state = dir.path().join(protocol);
         let text = format!(
-            "bootstrap.servers={through}\napplication.id=words-{protocol}\ngroup.protocol={protocol}\nstate.dir={}\n",
+            "bootstrap.servers={bootstrap}\napplication.id=words-{protocol}\ngroup.protocol={protocol}\nstate.dir={}\n",
             state.display()
         );
         std::fs::write(&config, text)?;
@@ -362,18 +330,15 @@ async fn streams_counts_words_in_both_group_protocols(world: &World) -> Result<(
         let count = expected.len().to_string();
         #[rustfmt::skip]
         let read = [
-            "--bootstrap-server", &through, "--topic", OUTPUT, "--from-beginning", "--max-messages", &count,
+            "--topic", OUTPUT, "--from-beginning", "--max-messages", &count,
             "--timeout-ms", "60000", "--formatter-property", "print.key=true", "--formatter-property", "key.separator= ",
             "--formatter-property", "value.deserializer=org.apache.kafka.common.serialization.LongDeserializer",
         ];
-        let read = world.tool(CONSOLE_CONSUMER, &read, "").await?.stdout;
+        let read = through.run(CONSOLE_CONSUMER, &read, "").await?.stdout;
         ensure!(read.lines().eq(expected.iter().copied()), "{protocol}: {read}\n{}", running.log_tail());
     }
-    #[rustfmt::skip]
-    let reset = [
-        "--bootstrap-server", &through, "--application-id", "words-classic", "--input-topics", INPUT, "--force",
-    ];
-    world.tool(STREAMS_RESETTER, &reset, "").await?;
+    let reset = ["--application-id", "words-classic", "--input-topics", INPUT, "--force"];
+    through.run(STREAMS_RESETTER, &reset, "").await?;
     Ok(())
 }
 
@@ -382,18 +347,18 @@ async fn a_quota_throttles_as_at_the_broker(world: &World) -> Result<()> {
     // What the testbed's raw calls call themselves.
     const CLIENT: &str = "diffluent-testbed";
     world.eu.create_topic("throttled", 1, 1, &[]).await?;
+    world.eu.move_leader("throttled", 0, 1).await?;
     let alter = async |change: &str| {
-        let through = world.proxy.bootstrap();
         #[rustfmt::skip]
         let args = [
-            "--bootstrap-server", &through, "--alter", "--entity-type", "clients", "--entity-name", CLIENT,
+            "--alter", "--entity-type", "clients", "--entity-name", CLIENT,
             change, if change == "--add-config" { "producer_byte_rate=20000" } else { "producer_byte_rate" },
         ];
-        world.tool(CONFIGS, &args, "").await
+        world.through().run(CONFIGS, &args, "").await
     };
     alter("--add-config").await?;
     let told = Call::connect(&world.proxy.bootstrap()).await?.call(&MetadataRequest::default(), 12).await?;
-    let port = told.brokers.first().context("no broker is told")?.port;
+    let port = told.brokers.iter().find(|broker| broker.node_id.0 == 1).context("broker 1 is not told")?.port;
     let record = Workload { value_bytes: 50_000, ..Workload::new("", "") }.value(1);
     for addr in [world.eu.broker_addr(1)?, format!("127.0.0.1:{port}")] {
         let mut call = Call::connect(&addr).await?;
@@ -444,42 +409,115 @@ fn batch(value: &[u8]) -> Result<Bytes> {
     Ok(bytes.freeze())
 }
 
+/// What stands for addresses in what tools print: the brokers' own, and where clients are told they are.
+struct Places {
+    tools: Tools,
+    blank: Vec<(String, String)>,
+}
+
+impl Places {
+    /// Directly, and through the proxy.
+    async fn both(world: &World) -> Result<[Self; 2]> {
+        let told = Call::connect(&world.proxy.bootstrap()).await?.call(&MetadataRequest::default(), 12).await?;
+        let port = |id: i32| told.brokers.iter().find(|broker| broker.node_id.0 == id).map(|broker| broker.port);
+        let (mut direct, mut through) = (Vec::new(), Vec::new());
+        for id in world.eu.broker_ids() {
+            let name = format!("BROKER-{id}");
+            direct.push((world.eu.broker_addr(id)?, name.clone()));
+            through.push((format!("127.0.0.1:{}", port(id).context("a broker is not told")?), name));
+        }
+        direct.push((DIRECT_TOPIC.to_owned(), "TOPIC".to_owned()));
+        through.push((THROUGH_TOPIC.to_owned(), "TOPIC".to_owned()));
+        Ok([Self { tools: world.direct(), blank: direct }, Self { tools: world.through(), blank: through }])
+    }
+
+    /// What a tool prints, its lines sorted: lists come out of hash maps.
+    async fn told(&self, tool: &str, args: &[&str]) -> Result<Vec<String>> {
+        let told = self.tools.run(tool, args, "").await?.stdout;
+        // Free space on disks and the progress of the controllers' log change between any two calls.
+        let cut = |line: &str| {
+            let end = ["\"usableBytes\"", "Epoch:"].iter().filter_map(|part| line.find(part)).min();
+            line.get(..end.unwrap_or(line.len())).unwrap_or_default().to_owned()
+        };
+        let blank =
+            |line: String| self.blank.iter().fold(line, |line, (place, name)| line.replace(place.as_str(), name));
+        let mut lines: Vec<String> = told.lines().map(cut).map(blank).collect();
+        lines.sort_unstable();
+        Ok(lines)
+    }
+}
+
 async fn the_tools_tell_the_same_as_at_the_broker(world: &World) -> Result<()> {
-    let told = Call::connect(&world.proxy.bootstrap()).await?.call(&MetadataRequest::default(), 12).await?;
-    let port = told.brokers.first().context("no broker is told")?.port;
-    let through = [world.proxy.bootstrap(), format!("127.0.0.1:{port}")];
-    let direct = [world.eu.bootstrap(), world.eu.broker_addr(1)?];
+    let [direct, through] = Places::both(world).await?;
     #[rustfmt::skip]
-    let tools: [(&str, &[&str]); 9] = [
-        ("org.apache.kafka.tools.BrokerApiVersionsCommand", &["--bootstrap-server", "HERE"]),
+    let tools: [(&str, &[&str]); 10] = [
+        ("org.apache.kafka.tools.BrokerApiVersionsCommand", &[]),
         ("org.apache.kafka.tools.ClusterTool", &["cluster-id", "--bootstrap-server", "HERE"]),
         ("org.apache.kafka.tools.FeatureCommand", &["--bootstrap-server", "HERE", "describe"]),
-        ("org.apache.kafka.tools.GroupsCommand", &["--bootstrap-server", "HERE", "--list"]),
+        ("org.apache.kafka.tools.GroupsCommand", &["--list"]),
         ("org.apache.kafka.tools.TransactionsCommand", &["--bootstrap-server", "HERE", "list"]),
-        ("org.apache.kafka.tools.GetOffsetShell", &["--bootstrap-server", "HERE", "--topic", "grouped"]),
-        ("org.apache.kafka.tools.LogDirsCommand", &["--bootstrap-server", "HERE", "--describe", "--topic-list", "grouped"]),
-        (CONSUMER_GROUPS, &["--bootstrap-server", "HERE", "--describe", "--group", "modern", "--state"]),
-        (CONFIGS, &["--bootstrap-server", "HERE", "--describe", "--entity-type", "topics", "--entity-name", "grouped", "--all"]),
+        ("org.apache.kafka.tools.GetOffsetShell", &["--topic", "grouped"]),
+        ("org.apache.kafka.tools.LogDirsCommand", &["--describe", "--topic-list", "grouped"]),
+        (TOPICS, &["--describe", "--topic", "grouped"]),
+        (CONSUMER_GROUPS, &["--describe", "--group", "modern", "--state"]),
+        (CONFIGS, &["--describe", "--entity-type", "topics", "--entity-name", "grouped", "--all"]),
     ];
     for (tool, args) in tools {
-        let run = async |places: &[String; 2]| {
-            let args: Vec<&str> =
-                args.iter().map(|arg| if *arg == "HERE" { places[0].as_str() } else { arg }).collect();
-            let told = world.tool(tool, &args, "").await?.stdout;
-            // Free space on disks and the progress of the controllers' log change between any two calls.
-            let cut = |line: &str| {
-                let end = ["\"usableBytes\"", "Epoch:"].iter().filter_map(|part| line.find(part)).min();
-                line.get(..end.unwrap_or(line.len())).unwrap_or_default().to_owned()
-            };
-            let lines = told.lines().map(cut);
-            let blank = |line: String| places.iter().fold(line, |line, place| line.replace(place.as_str(), "HERE"));
-            let mut lines: Vec<String> = lines.map(blank).collect();
-            // Lists come out of hash maps.
-            lines.sort_unstable();
-            Ok::<_, anyhow::Error>(lines)
-        };
-        let (direct, through) = tokio::try_join!(run(&direct), run(&through))?;
+        let (direct, through) = tokio::try_join!(direct.told(tool, args), through.told(tool, args))?;
         ensure!(direct == through && !direct.is_empty(), "{tool}: {through:#?}\ninstead of {direct:#?}");
+    }
+    Ok(())
+}
+
+/// Topics that each side changes for itself; names of one length.
+const DIRECT_TOPIC: &str = "changed-1st";
+const THROUGH_TOPIC: &str = "changed-2nd";
+
+async fn the_tools_change_the_same_as_at_the_broker(world: &World) -> Result<()> {
+    const ACLS: &str = "org.apache.kafka.tools.AclCommand";
+    const REASSIGN: &str = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand";
+    const ELECT: &str = "org.apache.kafka.tools.LeaderElectionCommand";
+    let dir = TempDir::new("diffluent-tools-")?;
+    let mut told = Vec::new();
+    for (side, topic) in Places::both(world).await?.iter().zip([DIRECT_TOPIC, THROUGH_TOPIC]) {
+        world.eu.create_topic(topic, 1, 2, &[]).await?;
+        world.eu.move_leader(topic, 0, 1).await?;
+        let mut answers = Vec::new();
+        // Rights.
+        for args in [
+            &["--add", "--allow-principal", "User:alice", "--operation", "Read", "--topic", topic][..],
+            &["--list", "--topic", topic],
+            &["--remove", "--force", "--allow-principal", "User:alice", "--operation", "Read", "--topic", topic],
+            &["--list", "--topic", topic],
+        ] {
+            answers.push(side.told(ACLS, args).await?);
+        }
+        ensure!(answers.concat().join("\n").contains("User:alice"), "no right was made: {answers:?}");
+
+        // The second broker becomes the preferred leader, and then the leader.
+        let plan = dir.path().join("plan.json");
+        std::fs::write(
+            &plan,
+            format!("{{\"version\":1,\"partitions\":[{{\"topic\":\"{topic}\",\"partition\":0,\"replicas\":[2,1]}}]}}"),
+        )?;
+        let plan = plan.display().to_string();
+        answers.push(side.told(REASSIGN, &["--reassignment-json-file", &plan, "--execute"]).await?);
+        let since = Instant::now();
+        answers.push(loop {
+            let told = side.told(REASSIGN, &["--reassignment-json-file", &plan, "--verify"]).await?;
+            if told.iter().any(|line| line.contains("is completed")) {
+                break told;
+            }
+            ensure!(since.elapsed() < PATIENCE, "the reassignment does not end: {told:?}");
+        });
+        answers.push(side.told(ELECT, &["--election-type", "preferred", "--topic", topic, "--partition", "0"]).await?);
+        answers.push(side.told(TOPICS, &["--describe", "--topic", topic]).await?);
+        ensure!(world.eu.admin().leader(topic, 0).await? == 2, "{topic} is led by another broker: {answers:?}");
+        told.push(answers);
+    }
+    let [direct, through] = told.as_slice() else { bail!("two sides") };
+    for (direct, through) in direct.iter().zip(through) {
+        ensure!(direct == through, "{through:#?}\ninstead of {direct:#?}");
     }
     Ok(())
 }

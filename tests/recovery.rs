@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use common::{DIFFLUENT, PATIENCE};
 use diffluent_testbed::guard::{Guarded, TempDir};
-use diffluent_testbed::ports::Ports;
 use diffluent_testbed::workload::Running;
 use diffluent_testbed::{Cluster, Proxy, ProxyConfig, Workload, sockets};
 use rdkafka::Message;
@@ -250,15 +249,16 @@ async fn clients_recover_behind_the_proxy_as_fast_as_without_it() -> Result<()> 
     ensure!(!dialed.iter().any(|peer| peer.ip().to_string() == DIRECT_HOST), "it has dialed a broker: {dialed:?}");
 
     // KIP-899: no broker's port is what it was; clients find the others through their bootstrap servers.
-    let ports = Ports::range(8)?;
-    let text = std::fs::read_to_string(proxy.config_path())?;
-    let (was, is) = (proxy.broker_ports(), format!("broker_ports = \"{}-{}\"", ports.first(), ports.last()));
-    let changed = text.replace(&format!("broker_ports = \"{}-{}\"", was.start(), was.end()), &is);
-    ensure!(changed != text, "no broker_ports in {text}");
-    std::fs::write(proxy.config_path(), changed)?;
+    // Claimed to the end, so that nobody else is there.
+    let _old = proxy.move_broker_ports()?;
     let before = lines[1].progress()?;
     proxy.restart().await?;
     lines[1].until_moved_on(before, [5 * RATE, 5 * RATE, 3]).await.context("other ports")?;
+    let java = std::fs::read_to_string(&lines[1].java_log)?;
+    ensure!(
+        java.contains("Rebootstrapping with"),
+        "the Java client has not gone back to its bootstrap servers: {java}"
+    );
 
     for line in lines {
         line.end().await?;

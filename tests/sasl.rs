@@ -12,10 +12,10 @@ use diffluent::client::sasl::exchange::{Credentials, Exchange, Next};
 use diffluent::config::Mechanism;
 use diffluent_testbed::kafka::cluster::Listener;
 use diffluent_testbed::kafka::sasl::{MECHANISMS, SASL, unsecured_token};
-use diffluent_testbed::{Call, Cluster, Proxy, ProxyConfig, RegionConfig, Workload};
+use diffluent_testbed::tokens::{SCOPE, TokenEndpoint};
+use diffluent_testbed::{Authority, Call, Cluster, Identity, Proxy, ProxyConfig, RegionConfig, Tools, Workload};
 use kafka_protocol::messages::{MetadataRequest, SaslHandshakeRequest};
 use kafka_protocol::protocol::StrBytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
@@ -136,7 +136,7 @@ async fn logins() -> Result<()> {
 }
 
 async fn every_mechanism_lets_diffluent_in_on_both_sides(world: &World) -> Result<()> {
-    let endpoint = TokenEndpoint::start(LIFETIME).await?;
+    let endpoint = TokenEndpoint::start(USER, CLIENT_SECRET, LIFETIME, None).await?;
     let password = world.secret("password", PASSWORD)?;
     let token = world.secret("token", &unsecured_token(USER, 3600))?;
     let client_secret = world.secret("client-secret", CLIENT_SECRET)?;
@@ -147,12 +147,17 @@ async fn every_mechanism_lets_diffluent_in_on_both_sides(world: &World) -> Resul
         format!("mechanism = \"SCRAM-SHA-512\"\nusername = \"{USER}\"\npassword = {{ file = {password:?} }}");
     let token = format!("mechanism = \"OAUTHBEARER\"\ntoken = {{ file = {token:?} }}");
     let asked = format!(
-        "mechanism = \"OAUTHBEARER\"\ntoken_endpoint = \"http://{}/token?tenant=a\"\nclient_id = \"{USER}\"\n\
-         client_secret = {{ file = {client_secret:?} }}\nscope = \"kafka write\"",
-        endpoint.address
+        "mechanism = \"OAUTHBEARER\"\ntoken_endpoint = \"{}\"\nclient_id = \"{USER}\"\n\
+         client_secret = {{ file = {client_secret:?} }}\nscope = \"{SCOPE}\"",
+        endpoint.url()
     );
+    // The same over TLS, from an authority that the machine does not know.
+    let authority = Authority::new("tokens")?;
+    let https = TokenEndpoint::start(USER, CLIENT_SECRET, LIFETIME, Some(&authority.server(&["127.0.0.1"])?)).await?;
+    let ca = world.secret("tokens-ca.crt", authority.pem())?;
+    let secured = asked.replace(&endpoint.url(), &https.url()) + &format!("\ntoken_endpoint_ca = {ca:?}");
     for (number, (local, region)) in
-        [(&plain, &scram_256), (&scram_512, &token), (&asked, &plain)].into_iter().enumerate()
+        [(&plain, &scram_256), (&scram_512, &token), (&asked, &plain), (&plain, &secured)].into_iter().enumerate()
     {
         let topic = format!("mechanisms-{number}");
         world.eu.create_topic(&topic, 2, 1, &[]).await?;
@@ -234,24 +239,34 @@ async fn checked(world: &World, servers: &str, region: &str) -> Result<String> {
 }
 
 async fn who_is_not_let_in_is_told_why_and_what_to_do(world: &World) -> Result<()> {
-    let endpoint = TokenEndpoint::start(LIFETIME).await?;
+    let endpoint = TokenEndpoint::start(USER, CLIENT_SECRET, LIFETIME, None).await?;
     let sasl = world.us.bootstrap_of(SASL)?;
     let login = |mechanism: &str, user: &str, password: &str| {
         format!("mechanism = \"{mechanism}\"\nusername = \"{user}\"\npassword = \"{password}\"")
     };
-    let asked = |address: &str, secret: &str| {
+    let asked = |url: &str, secret: &str| {
         format!(
-            "mechanism = \"OAUTHBEARER\"\ntoken_endpoint = \"http://{address}/token?tenant=a\"\nclient_id = \"{USER}\"\n\
-             client_secret = \"{secret}\"\nscope = \"kafka write\""
+            "mechanism = \"OAUTHBEARER\"\ntoken_endpoint = \"{url}\"\nclient_id = \"{USER}\"\n\
+             client_secret = \"{secret}\"\nscope = \"{SCOPE}\""
         )
     };
+    // Whoever it is that answers there, with the wrong certificate: nothing is sent to it.
+    let (authority, strangers) = (Authority::new("tokens")?, Authority::new("strangers")?);
+    let names = ["localhost"];
+    let https =
+        async |identity: Result<Identity>| TokenEndpoint::start(USER, CLIENT_SECRET, LIFETIME, Some(&identity?)).await;
+    let good = https(authority.server(&names)).await?;
+    let strange = https(strangers.server(&names)).await?;
+    let late = https(authority.expired_server(&names)).await?;
+    let ca = world.secret("known-ca.crt", authority.pem())?;
+    let trusting = |url: &str| asked(url, CLIENT_SECRET) + &format!("\ntoken_endpoint_ca = {ca:?}");
     let expired = world.secret("expired", &unsecured_token(USER, -60))?;
     let nobody = {
         let closed = TcpListener::bind("127.0.0.1:0").await?;
         closed.local_addr()?.to_string()
     };
     let (scram_only, plaintext) = (world.us.bootstrap_of(SCRAM_ONLY)?, world.us.bootstrap());
-    let cases: [(&str, &str, String, &[&str]); 11] = [
+    let cases: [(&str, &str, String, &[&str]); 17] = [
         (
             "a wrong password with PLAIN",
             &sasl,
@@ -306,7 +321,7 @@ async fn who_is_not_let_in_is_told_why_and_what_to_do(world: &World) -> Result<(
         (
             "a client that the token endpoint does not know",
             &sasl,
-            asked(&endpoint.address, "never-show-me-wrong"),
+            asked(&endpoint.url(), "never-show-me-wrong"),
             &[
                 "gives no token: status 401: invalid_client: no such client",
                 "correct client_id, client_secret or scope",
@@ -315,14 +330,53 @@ async fn who_is_not_let_in_is_told_why_and_what_to_do(world: &World) -> Result<(
         (
             "a token endpoint that is down",
             &sasl,
-            asked(&nobody, CLIENT_SECRET),
+            asked(&format!("http://{nobody}/token"), CLIENT_SECRET),
             &["can't be asked: Connection refused", "see that it is up and can be reached from here"],
         ),
         (
             "a token endpoint that is no such thing",
             &sasl,
-            asked(&plaintext, CLIENT_SECRET),
+            asked(&format!("http://{plaintext}/token"), CLIENT_SECRET),
             &["[region.sasl]: the token endpoint http://", "can't be asked"],
+        ),
+        (
+            "a token endpoint whose authority the machine does not know",
+            &sasl,
+            asked(&good.url_as("localhost"), CLIENT_SECRET),
+            &[
+                "authority that this machine does not trust: set token_endpoint_ca in [region.sasl]",
+                "nothing is sent to it",
+            ],
+        ),
+        (
+            "a token endpoint of a stranger",
+            &sasl,
+            trusting(&strange.url_as("localhost")),
+            &["is not in the file of token_endpoint_ca in [region.sasl]: add it there, if this is the right endpoint"],
+        ),
+        (
+            "a token endpoint with a certificate for another name",
+            &sasl,
+            trusting(&good.url()),
+            &["its certificate is for localhost, where one for 127.0.0.1 is needed: call it in token_endpoint as"],
+        ),
+        (
+            "a token endpoint with a certificate that has expired",
+            &sasl,
+            trusting(&late.url_as("localhost")),
+            &["its certificate has expired on 2020-12-31: it must be renewed; nothing is sent to it"],
+        ),
+        (
+            "a token endpoint that does not speak TLS",
+            &sasl,
+            trusting(&endpoint.url().replace("http:", "https:")),
+            &["what it answered is no TLS: does it speak https at this port?"],
+        ),
+        (
+            "authorities of a token endpoint that are not there",
+            &sasl,
+            asked(&good.url(), CLIENT_SECRET) + "\ntoken_endpoint_ca = \"/no/such/ca\"",
+            &["[region.sasl] token_endpoint_ca = \"/no/such/ca\": can't be read"],
         ),
         (
             "a secret that is not there",
@@ -395,15 +449,12 @@ async fn clients_log_in_and_again_with_every_mechanism_and_the_proxy_only_forwar
         let text = format!(
             "security.protocol=SASL_PLAINTEXT\nsasl.mechanism={mechanism}\nsasl.jaas.config={SECURITY}.{module};"
         );
-        let file = world.secret(&format!("{mechanism}.properties"), &text)?.display().to_string();
-        let args =
-            ["--bootstrap-server", &bootstrap, "--topic", TOPIC, "--max-messages", &records, "--throughput", &rate];
-        let args: Vec<String> = args.into_iter().chain(["--command-config", &file]).map(str::to_owned).collect();
-        let kafka = world.eu.kafka().clone();
+        let file = world.secret(&format!("{mechanism}.properties"), &text)?;
+        let tools = Tools::new(world.eu.kafka(), &bootstrap).config(&file);
+        let (records, rate) = (records.clone(), rate.clone());
         producers.spawn(async move {
-            let args: Vec<&str> = args.iter().map(String::as_str).collect();
-            let tool = "org.apache.kafka.tools.VerifiableProducer";
-            let output = kafka.tool(tool, &args, "", Duration::from_secs(120)).await?;
+            let args = ["--topic", TOPIC, "--max-messages", &records, "--throughput", &rate];
+            let output = tools.attempt("org.apache.kafka.tools.VerifiableProducer", &args, "").await?;
             let acked = output.stdout.lines().filter(|line| line.contains("producer_send_success")).count() as u64;
             ensure!(
                 output.success && acked == RECORDS,
@@ -462,55 +513,4 @@ async fn raw_tokens_of_the_first_handshake_version_are_forwarded(world: &World) 
     ensure!(call.recv_frame().await.is_err(), "a wrong password was answered");
     assert_nothing_shown(&proxy).await?;
     proxy.finish().await
-}
-
-/// A token endpoint as far as the client credentials grant goes.
-struct TokenEndpoint {
-    address: String,
-    _server: tokio::task::JoinHandle<()>,
-}
-
-impl TokenEndpoint {
-    /// Gives tokens that last so long.
-    async fn start(lifetime: Duration) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?.to_string();
-        let server = tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let mut request = Vec::new();
-                let mut chunk = [0; 4096];
-                while !String::from_utf8_lossy(&request).ends_with("scope=kafka%20write") {
-                    match stream.read(&mut chunk).await {
-                        Ok(read) if read > 0 => request.extend_from_slice(&chunk[..read]),
-                        _ => break,
-                    }
-                }
-                let request = String::from_utf8_lossy(&request).into_owned();
-                let (status, body) = answer(&request, lifetime);
-                let answer =
-                    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
-                let _ = stream.write_all(answer.as_bytes()).await;
-            }
-        });
-        Ok(Self { address, _server: server })
-    }
-}
-
-/// RFC 6749, section 4.4.
-fn answer(request: &str, lifetime: Duration) -> (&'static str, String) {
-    use data_encoding::BASE64;
-    let user = BASE64.encode(format!("{USER}:{CLIENT_SECRET}").as_bytes());
-    let head = request.to_lowercase();
-    if !request.starts_with("POST /token?tenant=a HTTP/1.1\r\n")
-        || !head.contains("content-type: application/x-www-form-urlencoded\r\n")
-        || !request.ends_with("grant_type=client_credentials&scope=kafka%20write")
-    {
-        return ("400 Bad Request", r#"{"error":"invalid_request"}"#.to_owned());
-    }
-    if !request.contains(&format!("Basic {user}\r\n")) {
-        return ("401 Unauthorized", r#"{"error":"invalid_client","error_description":"no such client"}"#.to_owned());
-    }
-    let seconds = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
-    let token = unsecured_token(USER, seconds);
-    ("200 OK", format!(r#"{{"access_token":"{token}","token_type":"Bearer","expires_in":{seconds}}}"#))
 }

@@ -11,17 +11,14 @@ use diffluent_testbed::certificates::{IdentityFiles, write};
 use diffluent_testbed::guard::TempDir;
 use diffluent_testbed::kcat::Producing;
 use diffluent_testbed::{
-    Authority, Call, Cluster, Identity, Kcat, Listener, Proxy, ProxyConfig, RegionConfig, TlsClient, Workload, http,
+    Authority, Call, Cluster, Identity, Kcat, Listener, Proxy, ProxyConfig, RegionConfig, TlsClient, TlsVersion, Tools,
+    Workload, http,
 };
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::{ListOffsetsRequest, MetadataRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-const TOOL_DEADLINE: Duration = Duration::from_secs(90);
-const CONSOLE_PRODUCER: &str = "org.apache.kafka.tools.ConsoleProducer";
-const CONSOLE_CONSUMER: &str = "org.apache.kafka.tools.consumer.ConsoleConsumer";
 
 /// What servers are called here.
 const HERE: [&str; 2] = ["127.0.0.1", "localhost"];
@@ -48,6 +45,10 @@ impl World {
         let own = Listener::tls("OWN", &identity).wants_certificates_of(clients.pem());
         let eu =
             Cluster::builder().name("eu").brokers(2).listener(Listener::tls("TLS", &identity)).listener(own.clone());
+        let eu = [TlsVersion::V1_2, TlsVersion::V1_3].into_iter().fold(eu, |eu, version| {
+            let listener = Listener::tls(only(version), &identity);
+            eu.listener(listener.set("ssl.enabled.protocols", version.as_str()).set("ssl.protocol", version.as_str()))
+        });
         let us = Cluster::builder()
             .name("us")
             .listener(Listener::tls("TLS", &identity))
@@ -84,11 +85,11 @@ impl World {
         Ok(Kcat::new(bootstrap)?.set("security.protocol", "ssl").set("ssl.ca.location", text(&ca)?))
     }
 
-    /// A configuration for Java clients that trust the servers' authority.
-    fn java(&self, name: &str, shows: Option<&Identity>) -> Result<PathBuf> {
+    /// Kafka's tools, which trust the servers' authority.
+    fn java(&self, bootstrap: &str, shows: Option<&Identity>, more: &str) -> Result<Tools> {
         let line = |pem: &str| pem.trim_end().replace('\n', "\\n");
         let mut lines = format!(
-            "security.protocol=SSL\nssl.truststore.type=PEM\nssl.truststore.certificates={}\n",
+            "security.protocol=SSL\nssl.truststore.type=PEM\nssl.truststore.certificates={}\n{more}\n",
             line(self.servers.pem())
         );
         if let Some(identity) = shows {
@@ -98,24 +99,8 @@ impl World {
                 line(&identity.key)
             );
         }
-        self.file(name, &lines)
-    }
-
-    /// Produces with a Java client and reads with another one what is there then.
-    async fn java_round_trip(&self, bootstrap: &str, client: &Path, options: &[&str], topic: &str) -> Result<()> {
-        let kafka = self.eu.kafka();
-        let client = text(client)?;
-        let args = ["--bootstrap-server", bootstrap, "--command-config", client, "--topic", topic];
-        let lines: Vec<String> = (0..50).map(|number| format!("java {number:04}")).collect();
-        let input = lines.join("\n") + "\n";
-        let said = kafka.tool_with(options, CONSOLE_PRODUCER, &args, &input, TOOL_DEADLINE).await?;
-        ensure!(said.success && !said.stderr.contains("ERROR"), "{}", said.stderr);
-        let args = [&args[..], &["--from-beginning", "--timeout-ms", "10000"]].concat();
-        let read = kafka.tool_with(options, CONSOLE_CONSUMER, &args, "", TOOL_DEADLINE).await?;
-        let mut got: Vec<&str> = read.stdout.lines().filter(|line| line.starts_with("java")).collect();
-        got.sort_unstable();
-        ensure!(got == lines, "{} records: {}", got.len(), read.stderr);
-        Ok(())
+        let file = self.file(&format!("java-{}.properties", bootstrap.replace(':', "-")), &lines)?;
+        Ok(Tools::new(self.eu.kafka(), bootstrap).config(&file))
     }
 }
 
@@ -160,6 +145,7 @@ async fn tls_on_every_side() -> Result<()> {
         slow_handshakes_hold_nobody_up_and_are_ended,
         certificates_are_replaced_under_clients_that_go_on,
         a_regions_tls_changes_while_clients_are_served,
+        both_versions_of_tls_are_spoken_on_both_sides,
         files_that_can_not_be_used_keep_it_from_starting,
     );
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
@@ -205,7 +191,7 @@ async fn clients_speak_tls_and_so_do_both_clusters_each_with_its_own_certificate
     let mut read = kcat.consume("both").await?;
     read.sort_unstable();
     ensure!(read == produced, "{} of {} records were read", read.len(), produced.len());
-    world.java_round_trip(&proxy.bootstrap(), &world.java("someone.properties", Some(&client))?, &[], "both").await?;
+    world.java(&proxy.bootstrap(), Some(&client), "")?.round_trip("both", produced.len()).await?;
     wait_mirrored(&world.eu, &proxy, &["us"], &["both"]).await?;
     assert_topic_equal(&world.eu, &world.us, "both").await?;
     // What came through the proxy was captured, as without TLS.
@@ -291,7 +277,7 @@ async fn one_port_serves_all_brokers_by_their_names(world: &World) -> Result<()>
     let names = "127.0.0.1 kafka.test\n127.0.0.1 broker-1.kafka.test\n127.0.0.1 broker-2.kafka.test\n";
     let hosts = format!("-Djdk.net.hosts.file={}", world.file("hosts", names)?.display());
     let bootstrap = format!("kafka.test:{port}");
-    world.java_round_trip(&bootstrap, &world.java("named.properties", None)?, &[&hosts], "named").await?;
+    world.java(&bootstrap, None, "")?.option(&hosts).round_trip("named", 0).await?;
     proxy.finish().await
 }
 
@@ -613,6 +599,49 @@ async fn a_regions_tls_changes_while_clients_are_served(world: &World) -> Result
     wait_mirrored(&world.eu, &proxy, &["us"], &[TOPIC]).await?;
     assert_topic_equal(&world.eu, &world.us, TOPIC).await?;
     proxy.finish().await
+}
+
+/// The listener of brokers that speaks one version only.
+fn only(version: TlsVersion) -> &'static str {
+    match version {
+        TlsVersion::V1_2 => "ONLYTWO",
+        TlsVersion::V1_3 => "ONLYTHREE",
+    }
+}
+
+async fn both_versions_of_tls_are_spoken_on_both_sides(world: &World) -> Result<()> {
+    const NEGOTIATED: &str = "Negotiated protocol version: ";
+    let shown = world.files("proxy", &world.servers.server(&HERE)?)?;
+    for (number, of_broker) in [TlsVersion::V1_2, TlsVersion::V1_3].into_iter().enumerate() {
+        let mut config = ProxyConfig::new("eu", &world.eu.bootstrap_of(only(of_broker))?);
+        config.extra_local = world.trusting("local.tls", "")?;
+        config.extra_proxy = world.shown(&shown, "");
+        let proxy = Proxy::start(DIFFLUENT, config).await?;
+        let said = check(&proxy).await?;
+        let version = of_broker.as_str().replace("TLSv", "TLS ");
+        ensure!(said.contains(&format!("answers, {version},")), "no word of {version}: {said}");
+        for of_client in [TlsVersion::V1_2, TlsVersion::V1_3] {
+            let tls = TlsClient::of_version(world.servers.pem(), of_client)?;
+            let negotiated = tls.negotiated("localhost", &proxy.bootstrap()).await?;
+            ensure!(negotiated == of_client.as_str(), "{negotiated} instead of {of_client:?}");
+            talks(&proxy, &tls).await?;
+        }
+        // A stock client in the other version than the broker's.
+        let of_client = if of_broker == TlsVersion::V1_2 { TlsVersion::V1_3 } else { TlsVersion::V1_2 };
+        let topic = format!("versions-{number}");
+        world.eu.create_topic(&topic, 2, 1, &[]).await?;
+        let java = world.java(&proxy.bootstrap(), None, &format!("ssl.enabled.protocols={}", of_client.as_str()))?;
+        java.round_trip(&topic, 0).await?;
+        let java = java.option("-Djavax.net.debug=ssl:handshake");
+        let said = java.run("org.apache.kafka.tools.TopicCommand", &["--list"], "").await?.stderr;
+        let negotiated: Vec<_> = said.lines().filter_map(|line| line.split_once(NEGOTIATED)).collect();
+        ensure!(
+            !negotiated.is_empty() && negotiated.iter().all(|(_, version)| *version == of_client.as_str()),
+            "{negotiated:?} instead of {of_client:?}"
+        );
+        proxy.finish().await?;
+    }
+    Ok(())
 }
 
 async fn files_that_can_not_be_used_keep_it_from_starting(world: &World) -> Result<()> {

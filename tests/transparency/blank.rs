@@ -98,8 +98,9 @@ impl Blank<'_> {
     fn number(&self, name: &str, number: &serde_json::Number) -> Value {
         let is_set = number.as_i64().is_some_and(|number| number > 0);
         let blank = match name {
-            "ThrottleTimeMs" | "ControllerId" | "FinalizedFeaturesEpoch" | "LogEndOffset" => true,
-            "SessionId" | "ProducerId" | "CurrentProducerId" | "SubscriptionId" => is_set,
+            // A subscription's id is a checksum, over the client's id too.
+            "ThrottleTimeMs" | "ControllerId" | "FinalizedFeaturesEpoch" | "LogEndOffset" | "SubscriptionId" => true,
+            "SessionId" | "ProducerId" | "CurrentProducerId" => is_set,
             "LastTimestamp"
             | "LogAppendTimeMs"
             | "TransactionStartTimeMs"

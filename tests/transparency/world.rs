@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use data_encoding::BASE64URL_NOPAD;
 use diffluent_testbed::definitions::Definitions;
-use diffluent_testbed::kafka::Kafka;
+use diffluent_testbed::kafka::{Kafka, Telemetry};
 use diffluent_testbed::{Call, Cluster, KAFKA, Proxy, ProxyConfig};
 use kafka_protocol::messages::{ApiVersionsRequest, FindCoordinatorRequest, MetadataRequest};
 use kafka_protocol::protocol::StrBytes;
@@ -56,16 +56,20 @@ pub struct World {
     pub newest: Definitions,
     /// Versions that the brokers say they have, by API key.
     pub offered: BTreeMap<i16, std::ops::RangeInclusive<i16>>,
+    _telemetry: Telemetry,
 }
 
 impl World {
     /// Starts both.
     pub async fn start(version: &str, brokers: u16) -> Result<Self> {
+        // With it, brokers offer the APIs of telemetry (KIP-714).
+        let telemetry = Telemetry::compile(&Kafka::fetch(version, &[]).await?)?;
         let builder = Cluster::builder().name("eu").version(version).brokers(brokers).host(DIRECT_HOST);
         let one_each = ["offsets.topic.num.partitions", "transaction.state.log.num.partitions"];
         // One coordinator of each kind, so that twins have the same one.
         let builder = one_each.into_iter().fold(builder, |builder, key| builder.config(key, "1"));
         let eu = builder
+            .telemetry(&telemetry)
             .config("share.coordinator.state.topic.num.partitions", "1")
             .config("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
             .config("super.users", "User:ANONYMOUS")
@@ -73,13 +77,9 @@ impl World {
             .config("delegation.token.secret.key", "secret")
             .start()
             .await?;
-        let mut proxy = Proxy::prepare(DIFFLUENT, ProxyConfig::new("eu", &eu.bootstrap()))?;
-        let text = std::fs::read_to_string(proxy.config_path())?;
-        let changed = text.replace("advertise = \"127.0.0.1\"", &format!("advertise = \"{TOLD_HOST}\""));
-        ensure!(changed != text, "no advertise in {text}");
-        std::fs::write(proxy.config_path(), changed)?;
-        proxy.spawn()?;
-        proxy.wait_ready(Duration::from_secs(60)).await?;
+        let mut config = ProxyConfig::new("eu", &eu.bootstrap());
+        config.advertise = Some(TOLD_HOST.to_owned());
+        let proxy = Proxy::start(DIFFLUENT, config).await?;
 
         let mut direct = Places::new();
         for node_id in eu.broker_ids() {
@@ -100,7 +100,7 @@ impl World {
         let newest = Definitions::of(&Kafka::fetch(KAFKA, &[]).await?)?;
         let answer = Call::connect(&eu.broker_addr(1)?).await?.call(&ApiVersionsRequest::default(), 0).await?;
         let offered = answer.api_keys.iter().map(|api| (api.api_key, api.min_version..=api.max_version)).collect();
-        let world = Self { eu, proxy, direct, told, definitions, newest, offered };
+        let world = Self { eu, proxy, direct, told, definitions, newest, offered, _telemetry: telemetry };
         world.create_topic(TOPIC).await?;
         // The topics of all coordinators are there before the first comparison.
         world.coordinator(Coordinator::Group, "a-group").await?;
