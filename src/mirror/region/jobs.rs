@@ -95,6 +95,7 @@ impl Region {
                 continue;
             };
             slot.scanning = true;
+            slot.stream.search_begins();
             let position = slot.stream.position();
             if slot.head.is_some() && slot.stream.doubt().is_some() {
                 rejoins.entry(slot.node_id).or_default().push(Rejoin {

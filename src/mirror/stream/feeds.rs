@@ -235,7 +235,7 @@ impl Stream {
             self.position.region_offset = found.region_offset;
             self.position.region_leader_epoch = found.region_leader_epoch;
             self.next_sequence = sequence_next;
-            self.phase = Phase::Sending { primed: false };
+            self.go_on();
             if std::mem::take(&mut self.row_is_broken) {
                 self.begin_incarnation(next);
             }

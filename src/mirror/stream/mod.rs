@@ -351,6 +351,8 @@ pub struct Stream {
     pub converted_records: u64,
     /// Failures without an acknowledgement in between: each one doubles the wait.
     failures: u32,
+    /// When the link was lost, unless the region's log was searched since.
+    link_lost_at: Option<Instant>,
     /// Whether the position is known.
     positioned: bool,
     blocked: Option<String>,
@@ -415,6 +417,7 @@ impl Stream {
             renumbered_batches: 0,
             converted_records: 0,
             failures: 0,
+            link_lost_at: None,
             positioned: false,
             blocked: None,
             incident: None,
@@ -436,6 +439,7 @@ impl Stream {
         self.positioned = true;
         self.blocked = None;
         self.doubt = None;
+        self.link_lost_at = None;
         self.position = position;
         self.committed = Some(position);
         self.next_offset = position.source_offset;
@@ -473,7 +477,7 @@ impl Stream {
     pub fn on_committed(&mut self, position: Position) {
         self.committed = Some(position);
         if self.phase == Phase::Committing && position == self.position {
-            self.phase = Phase::Sending { primed: false };
+            self.go_on();
         }
     }
 

@@ -8,6 +8,19 @@ impl Stream {
         matches!(self.phase, Phase::Locating { at } if at <= now)
     }
 
+    /// The search begins, by the leader that is known now.
+    pub fn search_begins(&mut self) {
+        self.link_lost_at = None;
+    }
+
+    /// Sends from the position on, unless the link was lost since the region's log was searched last: then it is searched before.
+    pub(super) fn go_on(&mut self) {
+        self.phase = match self.link_lost_at {
+            None => Phase::Sending { primed: false },
+            Some(at) => self.search_at(at),
+        };
+    }
+
     /// The search is over: with the last batch of this incarnation in an unbroken row, or with none. `out_of_row` says that others of its batches lie there,
     /// no part of that row: their broker goes on from them, so what follows the row can only be sent in a new incarnation.
     pub fn on_scanned(&mut self, found: Option<Found>, out_of_row: bool) {
@@ -21,7 +34,7 @@ impl Stream {
                 self.row_is_broken = out_of_row && self.origin == Origin::Here;
             }
             _ if out_of_row && self.origin == Origin::Here => self.begin_incarnation(self.position.source_offset),
-            _ => self.phase = Phase::Sending { primed: false },
+            _ => self.go_on(),
         }
         // What is between the position and the log's end is read at once.
         self.read_on();
@@ -73,7 +86,7 @@ impl Stream {
         self.doubt = None;
         self.position = position;
         self.rewind();
-        self.phase = Phase::Sending { primed: false };
+        self.go_on();
         self.read_on();
     }
 

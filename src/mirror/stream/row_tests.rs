@@ -250,6 +250,7 @@ impl World {
                 self.now += Duration::from_millis(self.dice.below(400));
                 self.stream.on_tick(self.now);
                 if self.stream.wants_scan(self.now) {
+                    self.stream.search_begins();
                     self.locate();
                 }
             }

@@ -165,8 +165,10 @@ impl Stream {
 
     /// The connection to the region's broker is gone: what is unanswered may be there or not.
     pub fn on_link_lost(&mut self, now: Instant) {
-        // Even where nothing is unanswered: the next broker may not have what this one has acknowledged.
+        // Even where nothing is unanswered: the next broker may not have what this one has acknowledged. What is under way (a replay, a commit) goes on, and then
+        // the log is searched.
         self.unanswered = 0;
+        self.link_lost_at = Some(now);
         match self.phase {
             Phase::Sending { .. } => self.drain(After::Locate),
             Phase::Draining(_) => {}

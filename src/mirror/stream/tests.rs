@@ -297,6 +297,7 @@ impl World {
                 self.now += Duration::from_millis(self.dice.below(40));
                 self.stream.on_tick(self.now);
                 if self.stream.wants_scan(self.now) {
+                    self.stream.search_begins();
                     self.stream.on_scanned(self.broker.scan(&self.stream.position()), false);
                 }
             }
@@ -529,6 +530,29 @@ fn offsets_that_retention_took_are_counted_once_and_only_after_everything_before
     assert_eq!((at.source_offset, at.sequence, at.producer_epoch, at.toll.lost_records), (20, 0, 1, 15));
     assert_eq!(stream.on_source_lost(20), None, "once");
     assert_eq!(stream.phase(), &Phase::Committing, "the new incarnation is committed before its first batch");
+}
+
+#[test]
+fn a_link_that_is_lost_while_nothing_is_sent_has_the_regions_log_searched_before_anything_is() {
+    let now = Instant::now();
+    let mut stream = with_two_read(now, 30);
+    send_one(&mut stream, now);
+    send_one(&mut stream, now);
+    stream.on_source_lost(20);
+    stream.leave_draining(now);
+    assert_eq!(stream.phase(), &Phase::Committing);
+    // The broker that leads from now on may not have what the former one acknowledged.
+    stream.on_link_lost(now);
+    let position = stream.uncommitted().expect("a new incarnation");
+    stream.on_committed(position);
+    assert!(stream.wants_scan(now), "{:?}", stream.phase());
+    stream.search_begins();
+    stream.on_link_lost(now);
+    stream.on_scanned(None, false);
+    assert!(stream.wants_scan(now), "it was lost again while it was searched");
+    stream.search_begins();
+    stream.on_scanned(None, false);
+    assert_eq!(stream.phase(), &Phase::Sending { primed: false });
 }
 
 #[test]
