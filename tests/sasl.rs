@@ -364,7 +364,10 @@ async fn who_is_not_let_in_is_told_why_and_what_to_do(world: &World) -> Result<(
             "a token endpoint with a certificate that has expired",
             &sasl,
             trusting(&late.url_as("localhost")),
-            &["its certificate has expired on 2020-12-31: it must be renewed; nothing is sent to it"],
+            &[
+                "its certificate has expired on 2020-12-31: it must be renewed",
+                "nothing is sent to it before that is put right",
+            ],
         ),
         (
             "a token endpoint that does not speak TLS",

@@ -130,7 +130,11 @@ async fn the_same_call_is_answered_alike_in_every_api_and_version(world: &World)
     let addressed: BTreeSet<_> = addressed.into_iter().filter(|(key, _)| *key != DESCRIBE_CONFIGS).collect();
     let rewritten =
         |(key, version): &(i16, i16)| matches!(rewrite::answer(*key, *version), Answer::Head | Answer::Tail(_));
-    let known: BTreeSet<_> = covered.iter().filter(|pair| rewritten(pair)).copied().collect();
+    let known: BTreeSet<_> = covered
+        .iter()
+        .filter(|pair| rewritten(pair) && (pair.0 != SHARE_ACKNOWLEDGE || addressed.contains(pair)))
+        .copied()
+        .collect();
     let only = |a: &BTreeSet<(i16, i16)>, b: &BTreeSet<(i16, i16)>| a.difference(b).map(name).collect::<Vec<_>>();
     ensure!(addressed == told, "addresses directly only: {:?}", only(&addressed, &told));
     ensure!(
@@ -144,6 +148,10 @@ async fn the_same_call_is_answered_alike_in_every_api_and_version(world: &World)
 
 /// A broker's own configuration tells its listeners, to whom asks for just that.
 const DESCRIBE_CONFIGS: i16 = 32;
+
+/// Tells an address only of a partition whose leader moved while its records were acquired: a broker that never led it does not know it. What is done with the answer
+/// then, the properties of `share_endpoints` hold.
+const SHARE_ACKNOWLEDGE: i16 = 79;
 
 /// Hosts in answers that are left alone, and why that is right.
 const NOT_BROKERS: [(&str, &str); 3] = [

@@ -182,18 +182,15 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, rejoin: &Rejoin) -
         return Ok(match first {
             // Retention took the row's end; what was acknowledged before is no less true.
             _ if known && position.region_offset <= region_start && region_start > 0 => {
+                let remembered = match remembered(region, node_id, there_at, *producer_id).await {
+                    Err(ClientError::Unsupported { .. }) => Remembered::Nothing,
+                    other => other?,
+                };
                 if !nothing_follows(region, node_id, there_at, &mut there, *producer_id, region_end).await? {
                     return Ok(Rejoined::Later);
                 }
-                return retired_row(
-                    region,
-                    node_id,
-                    rejoin,
-                    &mut here,
-                    (region_start, region_epoch),
-                    (source_start, source_end),
-                )
-                .await;
+                let position = Position { region_offset: region_start, region_leader_epoch: region_epoch, ..*position };
+                return retired_row(remembered, position, &mut here, (source_start, source_end)).await;
             }
             _ if known => Rejoined::Gone { source_start },
             Some(First { header, .. }) => Rejoined::Begins {
@@ -253,21 +250,14 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, rejoin: &Rejoin) -
     Ok(Rejoined::Stalled(reason, Obstacle { offset: header.base_offset, next_offset: header.next_offset(), records }))
 }
 
-/// Retention took the row's end in the region. Where the row stands only the broker remembers, and by how many records that is further than the position.
+/// Retention took the row's end in the region. Where the row stands only the broker remembers, and by how many records that is further than the position, which begins where the region's
+/// log does: there is nothing before that would have to be the last batch.
 async fn retired_row(
-    region: &Cluster,
-    node_id: i32,
-    rejoin: &Rejoin,
+    remembered: Remembered,
+    position: Position,
     here: &mut Log<'_>,
-    (region_start, region_epoch): (i64, i32),
     (source_start, source_end): (i64, i64),
 ) -> Result<Rejoined, ClientError> {
-    // Where the log begins there is nothing before that would have to be the last batch.
-    let position = Position { region_offset: region_start, region_leader_epoch: region_epoch, ..rejoin.position };
-    let remembered = match remembered(region, node_id, &rejoin.region, rejoin.producer_id).await {
-        Err(ClientError::Unsupported { .. }) => Remembered::Nothing,
-        other => other?,
-    };
     let (epoch, next_sequence) = match remembered {
         Remembered::Failed(code) => return Ok(failed(code)),
         Remembered::Nothing => return Ok(Rejoined::Row(position)),

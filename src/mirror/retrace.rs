@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::batch::{Batch, Fingerprint, fetched};
 use super::committed::{Aborted, Origin};
-use super::offsets::{Which, list_offsets, name};
+use super::offsets::{Which, epoch_ends, list_offsets, name};
 use super::progress::{Partition, Position, is_passing};
 use super::scan::{Remembered, remembered};
 use super::stream::{Doubt, Found, LATE_REQUESTS};
@@ -182,14 +182,14 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, trace: &Trace) -> 
         if position.region_offset >= region_start || region_start == 0 {
             return Ok(Retraced::Gone { region_offset: region_end, source_start });
         }
-        if !nothing_follows(region, node_id, &trace.region, &mut there, trace.producer_id, region_end).await? {
-            return Ok(Retraced::Later);
-        }
         // Retention took all that the stream wrote, or all that it wrote behind its position. How much that was only the broker remembers.
         let remembered = match remembered(region, node_id, &trace.region, trace.producer_id).await {
             Err(ClientError::Unsupported { .. }) => Remembered::Nothing,
             other => other?,
         };
+        if !nothing_follows(region, node_id, &trace.region, &mut there, trace.producer_id, region_end).await? {
+            return Ok(Retraced::Later);
+        }
         let mut above_epoch = position.producer_epoch;
         match remembered {
             Remembered::Failed(code) => return Ok(failed(code)),
@@ -639,8 +639,8 @@ async fn step_on(
     })
 }
 
-/// Whether nothing of a producer shows up behind the end of a region's log either, within the time that a late request, or a replica, may take: a broker remembers what
-/// is appended, though it may not be committed yet.
+/// Whether nothing of a producer lies behind the end of a region's log either, committed or not. To be asked after the broker's memory of the producer, which holds what is
+/// appended: only then all of that is committed, too. Late requests are waited for. `false` also while it can't be told.
 pub(super) async fn nothing_follows(
     region: &Cluster,
     node_id: i32,
@@ -650,9 +650,18 @@ pub(super) async fn nothing_follows(
     region_end: i64,
 ) -> Result<bool, ClientError> {
     tokio::time::sleep(LATE_REQUESTS).await;
-    let Some((_, end, _)) = bounds(region, node_id, partition).await? else { return Ok(false) };
-    let last = search_back(there, producer_id, region_end, end, SEARCH_BYTES_MAX).await?;
-    Ok(matches!(last, Stretch::Read(None)))
+    let Some((_, _, epoch)) = bounds(region, node_id, partition).await? else { return Ok(false) };
+    // A leader's own epoch ends with its log, and not at the high watermark.
+    let Some((_, Ok(appended))) = epoch_ends(region, node_id, &[(partition.clone(), epoch)]).await?.pop() else {
+        return Ok(false);
+    };
+    match bounds(region, node_id, partition).await? {
+        Some((_, end, same)) if same == epoch && end >= appended => {
+            let last = search_back(there, producer_id, region_end, end, SEARCH_BYTES_MAX).await?;
+            Ok(matches!(last, Stretch::Read(None)))
+        }
+        _ => Ok(false),
+    }
 }
 
 /// The source offset behind the batch that ends exactly `records` records behind `from`, whatever it holds.

@@ -613,6 +613,7 @@ fn a_stream_that_finds_all_of_it_in_the_region_is_behind_no_longer() {
     stream.on_tick(later);
     assert!(stream.behind_for(later) > Duration::from_secs(1), "offsets 5 to 9 are missing");
     stream.on_link_lost(later);
+    stream.search_begins();
     stream.on_unproven();
     // Another path has brought the rest.
     let position = Position { source_offset: 9, sequence: stream.position().sequence + 4, ..stream.position() };

@@ -18,6 +18,7 @@ use super::words::Words;
 pub struct TlsStream {
     inner: tokio_rustls::TlsStream<ReadAhead>,
     words: Arc<Words>,
+    said_goodbye: bool,
 }
 
 /// What a handshake came to.
@@ -31,7 +32,7 @@ pub struct TlsFacts {
 
 impl TlsStream {
     pub(super) fn new(inner: tokio_rustls::TlsStream<ReadAhead>, words: Arc<Words>) -> Self {
-        Self { inner, words }
+        Self { inner, words, said_goodbye: false }
     }
 
     /// The TCP connection underneath.
@@ -69,6 +70,10 @@ impl AsyncRead for TlsStream {
         match result {
             // The peer's process has ended without a goodbye, as without TLS. Frames have lengths: a part of one is never taken for a whole.
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+            // A Java broker answers a goodbye with bytes that nobody can decrypt, and is gone.
+            Poll::Ready(Err(error)) if self.said_goodbye && error.kind() == io::ErrorKind::InvalidData => {
+                Poll::Ready(Ok(()))
+            }
             other => self.explain(other),
         }
     }
@@ -99,6 +104,7 @@ impl AsyncWrite for TlsStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.said_goodbye = true;
         let result = Pin::new(&mut self.inner).poll_shutdown(context);
         self.explain(result)
     }
