@@ -18,7 +18,6 @@ async fn the_model_answers_as_kafka_does() -> Result<()> {
     let mut pair = Pair::start().await?;
     topics::made_and_grown(&mut pair).await?;
     groups::offsets(&mut pair).await?;
-    groups::members(&mut pair).await?;
     logs::batches_that_a_broker_refuses(&mut pair).await?;
     logs::transactions(&mut pair).await?;
     logs::retention(&mut pair).await?;

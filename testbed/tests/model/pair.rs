@@ -12,8 +12,6 @@ use kafka_protocol::protocol::{Request, StrBytes};
 
 /// Brokers of each.
 pub const BROKERS: u16 = 2;
-/// `group.initial.rebalance.delay.ms` of both.
-pub const REBALANCE_DELAY_MS: u32 = 3_000;
 /// How often something that takes its time on a real cluster is looked at before it is given up.
 const LOOKS: u32 = 600;
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
@@ -26,11 +24,6 @@ pub struct Side {
 }
 
 impl Side {
-    /// Where a broker is, for a call that waits while others are made.
-    pub fn address(&self, node_id: i32) -> Result<String> {
-        self.addresses.get(&node_id).cloned().context("no such broker")
-    }
-
     pub async fn call<R: Request>(&mut self, node_id: i32, request: &R, version: i16) -> Result<R::Response> {
         let mut call = match self.calls.remove(&node_id) {
             Some(call) => call,
@@ -105,12 +98,10 @@ impl Pair {
             .brokers(BROKERS)
             // A producer is forgotten as soon as its records are older than the day that is the default.
             .config("producer.id.expiration.check.interval.ms", "500")
-            .config("group.initial.rebalance.delay.ms", &REBALANCE_DELAY_MS.to_string())
             .start()
             .await?;
         let brokers = i32::from(BROKERS);
         let model = TcpCluster::start("model", brokers, None).await?;
-        model.model().change(|state, _| state.initial_rebalance_delay = REBALANCE_DELAY_MS.into());
         let addresses = (1..=brokers).map(|id| Ok((id, cluster.broker_addr(id)?))).collect::<Result<_>>()?;
         let modelled = model
             .model()
