@@ -98,12 +98,16 @@ fn acceptor(identity: &Identity) -> Result<TlsAcceptor> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
+/// The first byte of a TLS connection.
+const TLS_HANDSHAKE: u8 = 22;
+
 /// One request, one answer.
 async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, terms: &Terms) -> Result<()> {
     let end = format!("scope={}", SCOPE.replace(' ', "%20"));
     let mut request = Vec::new();
     let mut chunk = [0; 4096];
-    while !request.ends_with(end.as_bytes()) {
+    // What begins like TLS is answered at once, as HTTP servers do.
+    while !request.ends_with(end.as_bytes()) && request.first() != Some(&TLS_HANDSHAKE) {
         match stream.read(&mut chunk).await {
             Ok(read) if read > 0 => request.extend_from_slice(chunk.get(..read).unwrap_or_default()),
             _ => break,

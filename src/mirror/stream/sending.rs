@@ -225,9 +225,13 @@ impl Stream {
             }
             After::Restart => self.phase = Phase::Starting,
             After::Rewind(offset, region_end) => {
-                if let Some((region_offset, region_leader_epoch)) = region_end {
-                    self.position.region_offset = region_offset;
-                    self.position.region_leader_epoch = region_leader_epoch;
+                match region_end {
+                    Some((region_offset, region_leader_epoch)) => {
+                        self.position.region_offset = region_offset;
+                        self.position.region_leader_epoch = region_leader_epoch;
+                    }
+                    // Its topic is not there, or can't be asked: what was there before says nothing of what will be, and nothing of the new incarnation can be.
+                    None => self.link_lost_at = None,
                 }
                 self.doubt = None;
                 self.begin_incarnation(offset);

@@ -58,7 +58,8 @@ fn batch_of(count: u64, record_bytes: u64) -> Result<Bytes> {
             producer_epoch: -1,
             timestamp_type: TimestampType::Creation,
             offset: i64::try_from(offset).unwrap_or(0),
-            sequence: -1,
+            // From -1, which is none: only records whose sequences go on are put into one batch.
+            sequence: i32::try_from(offset).unwrap_or(0) - 1,
             timestamp,
             key: None,
             value: Some(value.clone()),
