@@ -144,15 +144,29 @@ impl Answering<'_> {
             3 => self.frame(&self.metadata(&MetadataRequest::decode(body, version).ok()?)),
             8 => {
                 let request = OffsetCommitRequest::decode(body, version).ok()?;
-                self.hear(request.group_instance_id.as_ref()).await;
-                self.frame(&self.commit(&request))
+                let answer = self.heard(request.group_instance_id.as_ref(), async { self.commit(&request) });
+                self.frame(&answer.await)
             }
             9 => self.frame(&self.committed(&OffsetFetchRequest::decode(body, version).ok()?)),
             10 => self.frame(&self.find_coordinator(&FindCoordinatorRequest::decode(body, version).ok()?)),
-            11 => self.frame(&self.join_group(&JoinGroupRequest::decode(body, version).ok()?).await),
-            12 => self.frame(&self.heartbeat(&HeartbeatRequest::decode(body, version).ok()?).await),
-            13 => self.frame(&self.leave_group(&LeaveGroupRequest::decode(body, version).ok()?).await),
-            14 => self.frame(&self.sync_group(&SyncGroupRequest::decode(body, version).ok()?).await),
+            11 => {
+                let request = JoinGroupRequest::decode(body, version).ok()?;
+                self.frame(&self.heard(request.group_instance_id.as_ref(), self.join_group(&request)).await)
+            }
+            12 => {
+                let request = HeartbeatRequest::decode(body, version).ok()?;
+                let answer = self.heard(request.group_instance_id.as_ref(), async { self.heartbeat(&request) });
+                self.frame(&answer.await)
+            }
+            13 => {
+                let request = LeaveGroupRequest::decode(body, version).ok()?;
+                let leaving = request.members.first().and_then(|member| member.group_instance_id.as_ref());
+                self.frame(&self.heard(leaving, async { self.leave_group(&request) }).await)
+            }
+            14 => {
+                let request = SyncGroupRequest::decode(body, version).ok()?;
+                self.frame(&self.heard(request.group_instance_id.as_ref(), self.sync_group(&request)).await)
+            }
             15 => self.frame(&self.describe_groups(&DescribeGroupsRequest::decode(body, version).ok()?)),
             18 => self.api_versions(supported),
             19 => self.frame(&self.create_topics(&CreateTopicsRequest::decode(body, version).ok()?)),

@@ -1,5 +1,6 @@
 //! Answers to the group protocol's requests. What waits in Kafka's purgatory looks again every few milliseconds here.
 
+use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,18 +16,23 @@ use super::state::State;
 
 /// How often a request that waits looks again.
 const LOOK: Duration = Duration::from_millis(5);
-/// How often a request that a broker does not hear is looked at.
+/// How often a request or an answer that does not get through is looked at.
 const HEAR: Duration = Duration::from_millis(50);
 
 /// A member's id, and the name under which it joined.
 type Who<'a> = (&'a str, Option<&'a str>);
 
 impl Answering<'_> {
-    /// Waits until the coordinator hears a member again, see [`State::deaf`].
-    pub(super) async fn hear(&self, instance: Option<&StrBytes>) {
-        while instance.is_some_and(|instance| self.model.look().deaf.contains(instance.as_str())) {
+    /// Answers a member, once the coordinator hears it ([`State::unheard`]), and it the coordinator ([`State::unanswered`]).
+    pub(super) async fn heard<T>(&self, instance: Option<&StrBytes>, answer: impl Future<Output = T>) -> T {
+        while instance.is_some_and(|instance| self.model.look().unheard.contains(instance.as_str())) {
             tokio::time::sleep(HEAR).await;
         }
+        let answer = answer.await;
+        while instance.is_some_and(|instance| self.model.look().unanswered.contains(instance.as_str())) {
+            tokio::time::sleep(HEAR).await;
+        }
+        answer
     }
 
     /// Does something with a group, unless this broker does not coordinate it.
@@ -51,7 +57,6 @@ impl Answering<'_> {
     }
 
     pub(super) async fn join_group(&self, request: &JoinGroupRequest) -> JoinGroupResponse {
-        self.hear(request.group_instance_id.as_ref()).await;
         let join = Join {
             member_id: request.member_id.to_string(),
             instance: request.group_instance_id.as_ref().map(|name| name.to_string()),
@@ -75,7 +80,6 @@ impl Answering<'_> {
     }
 
     pub(super) async fn sync_group(&self, request: &SyncGroupRequest) -> SyncGroupResponse {
-        self.hear(request.group_instance_id.as_ref()).await;
         let shares: Vec<(String, Bytes)> =
             request.assignments.iter().map(|one| (one.member_id.to_string(), one.assignment.clone())).collect();
         let who: Who<'_> = (request.member_id.as_str(), request.group_instance_id.as_deref());
@@ -97,18 +101,16 @@ impl Answering<'_> {
         }
     }
 
-    pub(super) async fn heartbeat(&self, request: &HeartbeatRequest) -> HeartbeatResponse {
-        self.hear(request.group_instance_id.as_ref()).await;
+    pub(super) fn heartbeat(&self, request: &HeartbeatRequest) -> HeartbeatResponse {
         let who = (request.member_id.as_str(), request.group_instance_id.as_deref());
         let code = self
             .with_group(&request.group_id, |group, now, delay| group.heartbeat(who, request.generation_id, now, delay));
         HeartbeatResponse::default().with_error_code(code.unwrap_or_else(|code| code))
     }
 
-    pub(super) async fn leave_group(&self, request: &LeaveGroupRequest) -> LeaveGroupResponse {
+    pub(super) fn leave_group(&self, request: &LeaveGroupRequest) -> LeaveGroupResponse {
         let mut members = Vec::new();
         for member in &request.members {
-            self.hear(member.group_instance_id.as_ref()).await;
             let (id, name) = (member.member_id.as_str(), member.group_instance_id.as_deref());
             match self.with_group(&request.group_id, |group, now, delay| group.leave(id, name, now, delay)) {
                 Err(code) => return LeaveGroupResponse::default().with_error_code(code),

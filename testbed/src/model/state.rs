@@ -70,7 +70,9 @@ pub struct State {
     /// `group.initial.rebalance.delay.ms`.
     pub initial_rebalance_delay: i64,
     /// Instance names of members that no coordinator hears: what they send of the group protocol, and their commits, arrive when they are out of here.
-    pub deaf: BTreeSet<String>,
+    pub unheard: BTreeSet<String>,
+    /// Those that it hears, and whose answers don't get back to them before they are out of here.
+    pub unanswered: BTreeSet<String>,
     /// Whether clients may create topics.
     pub creation_allowed: bool,
     /// Whether producers may only write under ids that were handed out here: no broker of Apache Kafka asks for that.
@@ -111,7 +113,8 @@ impl State {
             offsets: BTreeMap::new(),
             groups: BTreeMap::new(),
             initial_rebalance_delay: 3_000,
-            deaf: BTreeSet::new(),
+            unheard: BTreeSet::new(),
+            unanswered: BTreeSet::new(),
             creation_allowed: true,
             refuses_foreign_ids: false,
             describes_producers: true,
