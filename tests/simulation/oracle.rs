@@ -162,6 +162,10 @@ impl Oracle {
             .flat_map(|(_, numbers)| numbers.iter().copied())
             .collect();
         expected.retain(|number| once.contains(number) || !lost.contains(number));
+        if self.plan.start_latest {
+            // What came before the stream first began it never gets.
+            expected = expected.split_off(begin(&expected, &once));
+        }
         let wanted: BTreeSet<u64> = expected.iter().copied().collect();
         if !self.source_harmed && once.len() > expected.len() {
             return Err(format!("{stream:?}: {} records that the origin does not have", once.len() - expected.len()));
@@ -207,7 +211,11 @@ impl Oracle {
         for &origin in self.plan.origins.iter().filter(|origin| self.plan.carries(route, **origin)) {
             let stream = StreamKey { origin, region: route.to, topic: topic.to_owned(), partition };
             let held: BTreeSet<u64> = self.held(&stream).into_iter().collect();
-            let done = self.placed(&stream, route.from);
+            let mut done = self.placed(&stream, route.from);
+            if self.plan.start_latest {
+                let numbers: Vec<u64> = done.iter().map(|(_, number)| *number).collect();
+                done = done.split_off(begin(&numbers, &held));
+            }
             if let Some((next, number)) =
                 done.into_iter().find(|(next, number)| *next <= offset && !held.contains(number))
             {
@@ -219,6 +227,11 @@ impl Oracle {
         }
         Ok(())
     }
+}
+
+/// Where the first of them stands that is held; behind them all if none is.
+fn begin(numbers: &[u64], held: &BTreeSet<u64>) -> usize {
+    numbers.iter().position(|number| held.contains(number)).unwrap_or(numbers.len())
 }
 
 /// The committed records that were born in this cluster, in order.

@@ -1,15 +1,45 @@
 //! What a seed means: the clusters, who mirrors to whom, who writes, and what goes wrong when.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use super::dice::Dice;
 
 /// How long producers write and faults happen, milliseconds of simulated time.
 pub const TROUBLE_MS: u64 = 20_000;
+
+/// Groups have a generation by then, unless something goes wrong, milliseconds.
+const FIRST_GENERATION_MS: u64 = 8_000;
+
+/// A proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProxyId {
+    /// Its cluster.
+    pub cluster: usize,
+    /// Which of the cluster's it is.
+    pub number: usize,
+}
+
+impl fmt::Display for ProxyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "proxy-{}", self.cluster)?;
+        if self.number > 0 { write!(f, "-{}", self.number) } else { Ok(()) }
+    }
+}
 
 /// A run.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The number that it was drawn from.
     pub seed: u64,
+    /// Several proxies a cluster were to be drawn.
+    pub with_fleet: bool,
+    /// Proxies of each cluster that has any; several share its streams.
+    pub fleet: Vec<usize>,
+    /// Proxies that start later than the others, milliseconds.
+    pub late: BTreeMap<ProxyId, u64>,
+    /// Streams begin at the end of the local log, not at its beginning.
+    pub start_latest: bool,
     /// Brokers of each cluster.
     pub brokers: Vec<i32>,
     /// Clusters that producers write to.
@@ -46,7 +76,7 @@ pub struct Brokers {
 }
 
 /// The proxy of a cluster mirrors to another cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     /// The cluster of the proxy.
     pub from: usize,
@@ -85,12 +115,22 @@ pub struct ProducerPlan {
 pub enum Fault {
     /// A broker stops, and starts again.
     BrokerDown { cluster: usize, node_id: i32, for_ms: u64 },
-    /// The proxy of a cluster is killed, and started again.
-    ProxyDown { cluster: usize, for_ms: u64 },
-    /// Nothing passes from a cluster's proxy to a broker, or back, or both.
-    Cut { proxy: usize, cluster: usize, node_id: i32, there: bool, back: bool, for_ms: u64 },
+    /// A proxy is killed, and started again.
+    ProxyDown { proxy: ProxyId, for_ms: u64 },
+    /// A proxy ends in order, and is started again.
+    ProxyStop { proxy: ProxyId, for_ms: u64 },
+    /// A proxy is killed for good: others of its cluster go on.
+    ProxyGone { proxy: ProxyId },
+    /// What a proxy says to its group's coordinator does not arrive, or what it is answered, or both. All else passes.
+    CutOff { proxy: ProxyId, there: bool, back: bool, for_ms: u64 },
+    /// Whatever a proxy says to brokers, and they to it, arrives later.
+    StandsStill { proxy: ProxyId, for_ms: u64 },
+    /// The broker stops that coordinates the groups of a cluster, and starts again.
+    CoordinatorDown { cluster: usize, for_ms: u64 },
+    /// Nothing passes from a proxy to a broker, or back, or both.
+    Cut { proxy: ProxyId, cluster: usize, node_id: i32, there: bool, back: bool, for_ms: u64 },
     /// What is sent between a proxy and a broker arrives later.
-    Hold { proxy: usize, cluster: usize, node_id: i32, for_ms: u64 },
+    Hold { proxy: ProxyId, cluster: usize, node_id: i32, for_ms: u64 },
     /// All connections to a broker end.
     Reset { cluster: usize, node_id: i32 },
     /// A partition gets another leader.
@@ -115,6 +155,14 @@ impl Fault {
     /// Whether committed records, or the knowledge of them, are lost.
     fn harms(&self) -> bool {
         matches!(self, Fault::Unclean { .. } | Fault::Retention { .. } | Fault::ProgressLost { .. })
+    }
+
+    /// The proxy that it is about.
+    fn proxy_mut(&mut self) -> Option<&mut ProxyId> {
+        match self {
+            Fault::ProxyDown { proxy, .. } | Fault::Cut { proxy, .. } | Fault::Hold { proxy, .. } => Some(proxy),
+            _ => None,
+        }
     }
 
     /// Whether several paths may bring a record twice, or one of them may pass over it, when this happens.
@@ -152,7 +200,14 @@ fn topology(clusters: usize, dice: &mut Dice) -> (Vec<Route>, Vec<usize>) {
 }
 
 impl Plan {
-    /// What the seed means.
+    /// What the seed means where several proxies may share a cluster's streams.
+    pub fn with_fleet(seed: u64) -> Self {
+        let mut plan = Self { with_fleet: true, ..Self::new(seed) };
+        plan.draw_fleet();
+        plan
+    }
+
+    /// What the seed means, with one proxy a cluster.
     pub fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed, 1);
         let clusters = 2 + usize::try_from(dice.below(3)).expect("small");
@@ -187,6 +242,10 @@ impl Plan {
         dice.one_in(6);
         let mut plan = Self {
             seed,
+            with_fleet: false,
+            fleet: vec![1; clusters],
+            late: BTreeMap::new(),
+            start_latest: false,
             brokers,
             origins,
             routes,
@@ -214,8 +273,92 @@ impl Plan {
         plan
     }
 
-    /// Clusters that have a proxy.
-    pub fn proxies(&self) -> Vec<usize> {
+    /// Draws how many proxies share a cluster's streams, and what goes wrong with several of them. With dice of its own: what seeds mean for one proxy stays.
+    fn draw_fleet(&mut self) {
+        let mut dice = Dice::new(self.seed, 3);
+        if dice.one_in(4) {
+            return;
+        }
+        for cluster in self.with_proxies() {
+            self.fleet[cluster] = 1 + usize::try_from(dice.below(3)).expect("small");
+        }
+        for (_, fault) in &mut self.faults {
+            if let Some(proxy) = fault.proxy_mut() {
+                proxy.number = usize::try_from(dice.below(self.fleet[proxy.cluster] as u64)).expect("small");
+            }
+        }
+        for proxy in self.proxies().into_iter().filter(|proxy| proxy.number > 0) {
+            if dice.one_in(3) {
+                self.late.insert(proxy, dice.below(TROUBLE_MS));
+            }
+        }
+        for _ in 0..dice.below(6) {
+            let at = 500 + dice.below(TROUBLE_MS - 500);
+            let fault = self.fleet_fault(&mut dice);
+            self.faults.push((at, fault));
+        }
+        // The last of a cluster's proxies stays.
+        let mut left = self.fleet.clone();
+        self.faults.retain(|(_, fault)| match fault {
+            Fault::ProxyGone { proxy } => {
+                let goes = left[proxy.cluster] > 1;
+                left[proxy.cluster] -= usize::from(goes);
+                goes
+            }
+            _ => true,
+        });
+        self.faults.sort_by_key(|(at, _)| *at);
+        // Where nothing is lost on purpose it can be told where a stream has begun.
+        let harmless = self.forwards.is_empty() && !self.faults.iter().any(|(_, fault)| fault.harms());
+        self.start_latest = dice.one_in(4) && harmless;
+        if self.start_latest {
+            // Another coordinator does not know who has joined before the first generation: two that start then may begin at different offsets.
+            let local = self.with_proxies();
+            self.faults.retain(|(at, fault)| match fault {
+                Fault::BrokerDown { cluster, .. } | Fault::CoordinatorDown { cluster, .. } => {
+                    *at > FIRST_GENERATION_MS || !local.contains(cluster)
+                }
+                _ => true,
+            });
+        }
+    }
+
+    fn fleet_fault(&self, dice: &mut Dice) -> Fault {
+        let proxies = self.proxies();
+        let proxy = *dice.pick(&proxies);
+        let for_ms = 100 + dice.below(8_000);
+        match dice.below(9) {
+            0 => Fault::ProxyDown { proxy, for_ms },
+            1 | 2 => Fault::ProxyStop { proxy, for_ms: for_ms / 4 },
+            3 => Fault::ProxyGone { proxy },
+            4 | 5 => {
+                let (there, back) = *dice.pick(&[(true, true), (true, false), (false, true)]);
+                Fault::CutOff { proxy, there, back, for_ms: for_ms * 2 }
+            }
+            6 | 7 => Fault::StandsStill { proxy, for_ms: for_ms * 2 },
+            _ => Fault::CoordinatorDown { cluster: proxy.cluster, for_ms },
+        }
+    }
+
+    /// The command that runs it again.
+    pub fn command(&self) -> String {
+        let fleet = if self.with_fleet { "DIFFLUENT_FLEET=1 " } else { "" };
+        format!("{fleet}DIFFLUENT_SEED={} cargo test --test simulation", self.seed)
+    }
+
+    /// All proxies.
+    pub fn proxies(&self) -> Vec<ProxyId> {
+        let of = |cluster: usize| (0..self.fleet[cluster]).map(move |number| ProxyId { cluster, number });
+        self.with_proxies().into_iter().flat_map(of).collect()
+    }
+
+    /// Whether several proxies share a cluster's streams.
+    pub fn has_fleet(&self) -> bool {
+        self.with_proxies().into_iter().any(|cluster| self.fleet[cluster] > 1)
+    }
+
+    /// Clusters that have proxies.
+    pub fn with_proxies(&self) -> Vec<usize> {
         (0..self.brokers.len()).filter(|cluster| self.routes.iter().any(|route| route.from == *cluster)).collect()
     }
 
@@ -276,18 +419,19 @@ impl Plan {
         use diffluent_testbed::model::Mishap;
         let cluster = usize::try_from(dice.below(self.brokers.len() as u64)).expect("small");
         let node_id = 1 + i32::try_from(dice.below(self.brokers[cluster] as u64)).expect("small");
-        let proxy = *dice.pick(&self.proxies());
+        let proxy = *dice.pick(&self.with_proxies());
+        let first = ProxyId { cluster: proxy, number: 0 };
         let for_ms = 100 + dice.below(8_000);
         let topic = usize::try_from(dice.below(self.topics.len() as u64)).expect("small");
         let partition = i32::try_from(dice.below(self.topics[topic] as u64)).expect("small");
         match dice.below(22) {
             0..=2 => Fault::BrokerDown { cluster, node_id, for_ms },
-            3..=5 => Fault::ProxyDown { cluster: proxy, for_ms: for_ms / 4 },
+            3..=5 => Fault::ProxyDown { proxy: first, for_ms: for_ms / 4 },
             6 | 7 => {
                 let (there, back) = *dice.pick(&[(true, true), (true, false), (false, true)]);
-                Fault::Cut { proxy, cluster, node_id, there, back, for_ms }
+                Fault::Cut { proxy: first, cluster, node_id, there, back, for_ms }
             }
-            8 | 9 => Fault::Hold { proxy, cluster, node_id, for_ms },
+            8 | 9 => Fault::Hold { proxy: first, cluster, node_id, for_ms },
             10 | 11 => Fault::Reset { cluster, node_id },
             12 | 13 => Fault::Move { cluster, topic, partition },
             14 => Fault::SlowReplicas { cluster, delay_ms: 20 + for_ms as i64 / 4, for_ms },

@@ -14,8 +14,8 @@ use turmoil::net::TcpStream;
 
 use super::dice::Dice;
 use super::network::dial;
-use super::plan::{Kind, Plan, ProducerPlan, TROUBLE_MS};
-use super::proxy::{FIRST_PORT, broker_host, proxy_host};
+use super::plan::{Kind, Plan, ProducerPlan, ProxyId, TROUBLE_MS};
+use super::proxy::{FIRST_PORT, broker_host};
 use super::records::{Writer, batch};
 use super::run::topic_name;
 
@@ -25,6 +25,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 struct Producer {
     at: ProducerPlan,
+    /// How many proxies stand in front of the cluster: any of them will do.
+    proxies: usize,
     model: Arc<Model>,
     dice: Dice,
     /// Numbers of this producer's records begin here.
@@ -44,6 +46,7 @@ struct Produce {
 pub async fn run(plan: Arc<Plan>, index: usize, model: Arc<Model>) -> turmoil::Result {
     let mut producer = Producer {
         at: plan.producers[index],
+        proxies: plan.fleet[plan.producers[index].cluster],
         model,
         dice: Dice::new(plan.seed, 100 + index as u64),
         next_number: (index as u64 + 1) << 32,
@@ -184,8 +187,12 @@ impl Producer {
         if self.at.bypass {
             dial(&broker_host(cluster, node_id), 9092, REQUEST_TIMEOUT).await
         } else {
+            let number = match self.proxies {
+                1 => 0,
+                proxies => usize::try_from(self.dice.below(proxies as u64)).expect("small"),
+            };
             let port = FIRST_PORT + u16::try_from(node_id).expect("small");
-            dial(&proxy_host(cluster), port, REQUEST_TIMEOUT).await
+            dial(&ProxyId { cluster, number }.to_string(), port, REQUEST_TIMEOUT).await
         }
     }
 }

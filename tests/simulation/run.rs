@@ -1,10 +1,11 @@
 //! Runs a plan: hosts, time, faults, and the oracle's questions.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use diffluent::lag::{RegionLag, State as LagState};
@@ -14,9 +15,9 @@ use tokio::task::JoinSet;
 use turmoil::{Builder, Sim};
 
 use super::oracle::Oracle;
-use super::plan::{Fault, Plan, Route, TROUBLE_MS};
+use super::plan::{Fault, Plan, ProxyId, Route, TROUBLE_MS};
 use super::producer;
-use super::proxy::{self, Fronts, Seen, broker_host, proxy_host, region_name};
+use super::proxy::{self, Fronts, SESSION, Seen, Site, broker_host, region_name};
 
 /// When the simulated time begins, milliseconds since the epoch.
 const EPOCH_MS: i64 = 1_800_000_000_000;
@@ -25,6 +26,10 @@ const TICK: Duration = Duration::from_millis(2);
 const SETTLED_WITHIN_MS: u64 = 180_000;
 /// A run takes about a second of real time.
 const LONG: Duration = Duration::from_secs(60);
+/// A proxy that ends in order has ended by then, milliseconds.
+const STOPPED_WITHIN_MS: u64 = 6_000;
+/// Several proxies mirror the same stream for no longer than this, milliseconds: a session, and the time that it takes to join and to show it.
+const SHARED_FOR_MS: u64 = SESSION.as_millis() as u64 + 5_000;
 /// How often the oracle looks, milliseconds.
 const LOOK_EVERY_MS: u64 = 500;
 
@@ -33,15 +38,16 @@ pub fn topic_name(topic: usize) -> String {
     format!("topic-{topic}")
 }
 
-/// Runs seeds, on all cores; gives the failed ones with what went wrong.
-pub fn all(seeds: &[u64], run: impl Fn(u64) -> Result<(), String> + Sync) -> Vec<(u64, String)> {
+/// Runs plans, on all cores; gives the seeds of the failed ones with what went wrong.
+pub fn all(plans: &[Plan], run: impl Fn(&Plan) -> Result<(), String> + Sync) -> Vec<(u64, String)> {
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
-                while let Some(&seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let outcome = watched(seed, || catch_unwind(AssertUnwindSafe(|| run(seed))));
+                while let Some(plan) = plans.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let seed = plan.seed;
+                    let outcome = watched(seed, || catch_unwind(AssertUnwindSafe(|| run(plan))));
                     let why = match outcome {
                         Ok(Ok(())) => continue,
                         Ok(Err(why)) => why,
@@ -51,10 +57,10 @@ pub fn all(seeds: &[u64], run: impl Fn(u64) -> Result<(), String> + Sync) -> Vec
                             .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
                             .unwrap_or_else(|| "a panic".to_owned()),
                     };
-                    eprintln!("seed {seed}: {why}\n  DIFFLUENT_SEED={seed} cargo test --test simulation");
+                    eprintln!("seed {seed}: {why}\n  {}", plan.command());
                     failed.lock().expect("nobody panicked").push((seed, why));
                     if std::env::var_os("DIFFLUENT_STOP_AT_FIRST").is_some() {
-                        next.store(seeds.len(), Ordering::Relaxed);
+                        next.store(plans.len(), Ordering::Relaxed);
                     }
                 }
             });
@@ -104,16 +110,33 @@ struct World<'a> {
     sim: Sim<'a>,
     now: Arc<AtomicI64>,
     clusters: Vec<Arc<Model>>,
-    seen: Vec<Seen>,
+    seen: BTreeMap<ProxyId, Seen>,
+    stops: BTreeMap<ProxyId, Arc<AtomicBool>>,
+    /// Proxies that do not run, or are about to end.
+    down: BTreeSet<ProxyId>,
+    /// Since when a stream has several owners, milliseconds.
+    shared_since: BTreeMap<(Route, String, i32), u64>,
     oracle: Oracle,
     mends: Vec<(u64, Mend)>,
 }
 
+/// What a proxy shows of a partition.
+#[derive(Debug)]
+struct Shown {
+    proxy: ProxyId,
+    /// Records that it is behind.
+    records: u64,
+    /// The first source offset that is not done.
+    next: i64,
+    state: LagState,
+}
+
 enum Mend {
     Broker(usize, i32),
-    Proxy(usize),
+    Proxy(ProxyId),
     Line(String, String),
     Release(String, String),
+    CutOff(ProxyId),
     Replicas(usize),
 }
 
@@ -125,7 +148,7 @@ pub fn run(plan: &Plan) -> Result<(), String> {
     World::new(plan).run()
 }
 
-/// Runs a plan until the lag that its proxies show is as wanted, and `more_ms` from then on; gives the batches that were born elsewhere in a cluster's first
+/// Runs a plan until the lag that the cluster's first proxy shows is as wanted, and `more_ms` from then on; gives the batches that were born elsewhere in a cluster's first
 /// partition, then and at the end.
 ///
 /// # Errors
@@ -137,6 +160,7 @@ pub fn run_until(
     cluster: usize,
 ) -> Result<(usize, usize), String> {
     let mut world = World::new(plan);
+    let seen = world.seen[&ProxyId { cluster, number: 0 }].clone();
     let count = |world: &World| {
         let state = world.clusters[cluster].look();
         let partition = state.partition(&topic_name(0), 0);
@@ -151,7 +175,7 @@ pub fn run_until(
         match then {
             Some((since, before)) if at > since + more_ms => return Ok((before, count(&world))),
             Some(_) => {}
-            None if wanted(&world.seen[cluster].lock().expect("nobody panicked")) => {
+            None if wanted(&seen.lock().expect("nobody panicked")) => {
                 then = Some((at, count(&world)));
             }
             None if at > 120_000 => return Err(world.told()),
@@ -209,34 +233,43 @@ impl World<'_> {
             }
             clusters.push(model);
         }
-        let mut seen = Vec::new();
+        let (mut seen, mut stops) = (BTreeMap::new(), BTreeMap::new());
         let fronts = Fronts::default();
-        for cluster in 0..plan.brokers.len() {
-            let lag: Seen = Seen::default();
-            if plan.proxies().contains(&cluster) {
-                let (plan, lag, fronts) = (plan.clone(), lag.clone(), fronts.clone());
-                sim.host(proxy_host(cluster), move || proxy::run(plan.clone(), cluster, lag.clone(), fronts.clone()));
-            }
-            seen.push(lag);
+        for proxy in plan.proxies() {
+            let site =
+                Site { plan: plan.clone(), proxy, seen: Seen::default(), fronts: fronts.clone(), stop: Arc::default() };
+            seen.insert(proxy, site.seen.clone());
+            stops.insert(proxy, site.stop.clone());
+            sim.host(proxy.to_string(), move || proxy::run(site.clone()));
         }
         for index in 0..plan.producers.len() {
             let model = clusters[plan.producers[index].cluster].clone();
             sim.client(format!("producer-{index}"), producer::run(plan.clone(), index, model));
         }
+        let distance = Duration::from_millis(plan.distance_ms);
         for proxy in plan.proxies() {
-            for other in plan.proxies().into_iter().filter(|other| *other > proxy) {
-                let distance = Duration::from_millis(plan.distance_ms);
-                sim.set_link_latency(proxy_host(proxy).as_str(), proxy_host(other).as_str(), distance);
+            for other in plan.proxies().into_iter().filter(|other| other.cluster > proxy.cluster) {
+                sim.set_link_latency(proxy.to_string(), other.to_string(), distance);
             }
-            for (cluster, brokers) in plan.brokers.iter().enumerate().filter(|(cluster, _)| *cluster != proxy) {
+            for (cluster, brokers) in plan.brokers.iter().enumerate().filter(|(cluster, _)| *cluster != proxy.cluster) {
                 for node_id in 1..=*brokers {
-                    let distance = Duration::from_millis(plan.distance_ms);
-                    sim.set_link_latency(proxy_host(proxy).as_str(), broker_host(cluster, node_id).as_str(), distance);
+                    sim.set_link_latency(proxy.to_string(), broker_host(cluster, node_id), distance);
                 }
             }
         }
         let oracle = Oracle::new(clusters.clone(), plan.clone());
-        Self { plan, sim, now, clusters, seen, oracle, mends: Vec::new() }
+        Self {
+            plan,
+            sim,
+            now,
+            clusters,
+            seen,
+            stops,
+            down: BTreeSet::new(),
+            shared_since: BTreeMap::new(),
+            oracle,
+            mends: Vec::new(),
+        }
     }
 
     fn elapsed_ms(&self) -> u64 {
@@ -309,8 +342,20 @@ impl World<'_> {
                 let who = "the committed progress";
                 self.oracle.is_done_before(route, &topic, partition, committed.offset, who)?;
             }
-            if let Some(lag) = self.lag_of(route, &topic, partition) {
-                self.oracle.is_done_before(route, &topic, partition, lag.1, "/lag")?;
+            let shown = self.shown(route, &topic, partition);
+            for shown in &shown {
+                let who = format!("/lag of {}", shown.proxy);
+                self.oracle.is_done_before(route, &topic, partition, shown.next, &who)?;
+            }
+            // Two that start at the same moment both mirror everything until the group has a generation; and what was said is a moment old.
+            let at = self.elapsed_ms();
+            let key = (route, topic, partition);
+            if shown.iter().filter(|shown| matches!(shown.state, LagState::Mirroring | LagState::CatchingUp)).count()
+                < 2
+            {
+                self.shared_since.remove(&key);
+            } else if at - *self.shared_since.entry(key.clone()).or_insert(at) > SHARED_FOR_MS {
+                return Err(format!("{key:?}: mirrored by several proxies for longer than a session: {}", self.told()));
             }
         }
         Ok(())
@@ -327,23 +372,32 @@ impl World<'_> {
         ways
     }
 
-    /// Lag in records, and the first source offset that is not done.
-    fn lag_of(&self, route: Route, topic: &str, partition: i32) -> Option<(u64, i64, LagState)> {
-        let seen = self.seen[route.from].lock().expect("nobody panicked");
-        let region: &RegionLag = seen.iter().find(|lag| lag.region == region_name(route.to))?;
-        let topic = region.topics.iter().find(|lag| lag.topic == topic)?;
-        let partition = topic.partitions.iter().find(|lag| lag.partition == partition)?;
-        Some((partition.lag_records, partition.next_source_offset, partition.state))
+    /// What the proxies of a route's cluster show of a partition.
+    fn shown(&self, route: Route, topic: &str, partition: i32) -> Vec<Shown> {
+        let mut shown = Vec::new();
+        for (proxy, seen) in self.seen.iter().filter(|(proxy, _)| proxy.cluster == route.from) {
+            let seen = seen.lock().expect("nobody panicked");
+            let region = seen.iter().filter(|lag| lag.region == region_name(route.to));
+            let topics = region.flat_map(|region| &region.topics).filter(|lag| lag.topic == topic);
+            let partitions = topics.flat_map(|topic| &topic.partitions).filter(|lag| lag.partition == partition);
+            shown.extend(partitions.map(|lag| Shown {
+                proxy: *proxy,
+                records: lag.lag_records,
+                next: lag.next_source_offset,
+                state: lag.state,
+            }));
+        }
+        shown
     }
 
     fn told(&self) -> String {
         let mut told = String::new();
-        for (origin, seen) in self.seen.iter().enumerate() {
+        for (proxy, seen) in &self.seen {
             for region in seen.lock().expect("nobody panicked").iter() {
                 for topic in &region.topics {
                     for partition in &topic.partitions {
                         told += &format!(
-                            "\n  {origin} to {} {}-{}: {:?} lag {} next {} {}",
+                            "\n  {proxy} to {} {}-{}: {:?} lag {} next {} {}",
                             region.region,
                             topic.topic,
                             partition.partition,
@@ -364,9 +418,9 @@ impl World<'_> {
             self.oracle.compare(&stream)?;
         }
         for (route, topic, partition) in self.ways() {
-            match self.lag_of(route, &topic, partition) {
-                Some((0, _, LagState::Mirroring)) => {}
-                other => return Err(format!("{route:?} {topic}-{partition}: equal, but the lag shown is {other:?}")),
+            match self.shown(route, &topic, partition).as_slice() {
+                [Shown { records: 0, state: LagState::Mirroring, .. }] => {}
+                other => return Err(format!("{route:?} {topic}-{partition}: equal, but what is shown is {other:?}")),
             }
         }
         Ok(())
@@ -379,14 +433,48 @@ impl World<'_> {
                 self.clusters[cluster].change(|state, now| state.crash(node_id, now));
                 self.mends.push((at + for_ms, Mend::Broker(cluster, node_id)));
             }
-            Fault::ProxyDown { cluster, for_ms } => {
-                if self.sim.is_host_running(proxy_host(cluster).as_str()) {
-                    self.sim.crash(proxy_host(cluster).as_str());
-                    self.mends.push((at + for_ms, Mend::Proxy(cluster)));
+            Fault::ProxyDown { proxy, for_ms } => {
+                if self.kill(proxy) {
+                    self.mends.push((at + for_ms, Mend::Proxy(proxy)));
+                }
+            }
+            Fault::ProxyGone { proxy } => {
+                if !self.kill(proxy) {
+                    // It ends for good while it is down already.
+                    self.mends.retain(|(_, mend)| !matches!(mend, Mend::Proxy(down) if *down == proxy));
+                }
+            }
+            Fault::ProxyStop { proxy, for_ms } => {
+                if self.down.insert(proxy) {
+                    self.stops[&proxy].store(true, Ordering::Relaxed);
+                    self.mends.push((at + STOPPED_WITHIN_MS + for_ms, Mend::Proxy(proxy)));
+                }
+            }
+            Fault::CutOff { proxy, there, back, for_ms } => {
+                self.clusters[proxy.cluster].change(|state, _| {
+                    state.unheard.extend(there.then(|| proxy.to_string()));
+                    state.unanswered.extend(back.then(|| proxy.to_string()));
+                });
+                self.mends.push((at + for_ms, Mend::CutOff(proxy)));
+            }
+            Fault::StandsStill { proxy, for_ms } => {
+                for (cluster, brokers) in self.plan.brokers.iter().enumerate() {
+                    for node_id in 1..=*brokers {
+                        let (proxy, broker) = (proxy.to_string(), broker_host(cluster, node_id));
+                        self.sim.hold(proxy.as_str(), broker.as_str());
+                        self.mends.push((at + for_ms, Mend::Release(proxy, broker)));
+                    }
+                }
+            }
+            Fault::CoordinatorDown { cluster, for_ms } => {
+                let coordinator = self.clusters[cluster].look().coordinator();
+                if let Some(node_id) = coordinator {
+                    self.clusters[cluster].change(|state, now| state.crash(node_id, now));
+                    self.mends.push((at + for_ms, Mend::Broker(cluster, node_id)));
                 }
             }
             Fault::Cut { proxy, cluster, node_id, there, back, for_ms } => {
-                let (proxy, broker) = (proxy_host(proxy), broker_host(cluster, node_id));
+                let (proxy, broker) = (proxy.to_string(), broker_host(cluster, node_id));
                 if there {
                     self.sim.partition_oneway(proxy.as_str(), broker.as_str());
                 }
@@ -396,7 +484,7 @@ impl World<'_> {
                 self.mends.push((at + for_ms, Mend::Line(proxy, broker)));
             }
             Fault::Hold { proxy, cluster, node_id, for_ms } => {
-                let (proxy, broker) = (proxy_host(proxy), broker_host(cluster, node_id));
+                let (proxy, broker) = (proxy.to_string(), broker_host(cluster, node_id));
                 self.sim.hold(proxy.as_str(), broker.as_str());
                 self.mends.push((at + for_ms, Mend::Release(proxy, broker)));
             }
@@ -466,14 +554,30 @@ impl World<'_> {
         }
     }
 
+    /// Kills a proxy that runs.
+    fn kill(&mut self, proxy: ProxyId) -> bool {
+        let runs = self.down.insert(proxy);
+        if runs {
+            self.sim.crash(proxy.to_string());
+            self.seen[&proxy].lock().expect("nobody panicked").clear();
+        }
+        runs
+    }
+
     fn mend(&mut self, mends: Vec<(u64, Mend)>) {
         for (_, mend) in mends {
             match mend {
                 Mend::Broker(cluster, node_id) => self.clusters[cluster].change(|state, now| state.start(node_id, now)),
-                Mend::Proxy(cluster) => {
-                    self.seen[cluster].lock().expect("nobody panicked").clear();
-                    self.sim.bounce(proxy_host(cluster).as_str());
+                Mend::Proxy(proxy) => {
+                    self.seen[&proxy].lock().expect("nobody panicked").clear();
+                    self.stops[&proxy].store(false, Ordering::Relaxed);
+                    self.down.remove(&proxy);
+                    self.sim.bounce(proxy.to_string());
                 }
+                Mend::CutOff(proxy) => self.clusters[proxy.cluster].change(|state, _| {
+                    state.unheard.remove(&proxy.to_string());
+                    state.unanswered.remove(&proxy.to_string());
+                }),
                 Mend::Line(one, other) => self.sim.repair(one.as_str(), other.as_str()),
                 Mend::Release(one, other) => self.sim.release(one.as_str(), other.as_str()),
                 Mend::Replicas(cluster) => self.clusters[cluster].change(|state, _| {
