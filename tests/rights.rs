@@ -91,7 +91,6 @@ async fn assert_named(proxy: &Proxy, cluster: &str, right: &str, resource: &str)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not run yet since the missing right Read on group diffluent.* is named at a start, too"]
 async fn what_the_script_grants_is_enough_and_each_missing_right_is_named_until_it_is_granted() -> Result<()> {
     let (eu, us) = tokio::try_join!(cluster("eu"), cluster("us"))?;
     eu.create_topic(TOPIC, 1, 1, &[]).await?;
