@@ -23,7 +23,7 @@ use super::batch::Fingerprint;
 use super::committed::Origin;
 use super::offsets::{Which, list_offsets, name};
 use super::progress::{Partition, Position};
-use super::retrace::{Last, Log, SEARCH_BYTES_MAX, Stretch, bounds, count_on, nothing_follows, offset_at, search_back};
+use super::retrace::{Last, Log, SEARCH_BYTES_MAX, Stretch, bounds, nothing_follows, offset_at, search_back, step_on};
 use super::scan::{Remembered, remembered};
 use super::stream::{Found, Obstacle};
 use crate::client::ClientError;
@@ -269,7 +269,7 @@ async fn retired_row(
     let ahead = sequence_after(next_sequence, -i64::from(position.sequence));
     let mut source_offset = position.source_offset;
     if epoch == position.producer_epoch && ahead <= i32::MAX / 2 && source_offset >= source_start {
-        match count_on(here, i64::from(ahead), source_offset, source_end).await? {
+        match step_on(here, None, i64::from(ahead), source_offset, source_end).await? {
             Stretch::Failed(code) => return Ok(failed(code)),
             Stretch::Read(counted) => source_offset = counted.unwrap_or(source_offset),
         }

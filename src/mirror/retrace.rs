@@ -198,7 +198,7 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, trace: &Trace) -> 
                 // A position where the local log begins may be one that was never committed: from there nothing can be counted once something was taken.
                 let counts = position.source_offset > source_start || source_start == 0;
                 if ahead <= i32::MAX / 2 && position.source_offset >= source_start && counts {
-                    match count_on(&mut here, i64::from(ahead), position.source_offset, source_end).await? {
+                    match step_on(&mut here, None, i64::from(ahead), position.source_offset, source_end).await? {
                         Stretch::Failed(code) => return Ok(failed(code)),
                         Stretch::Read(Some(source_offset)) => {
                             let position = Position {
@@ -243,7 +243,7 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, trace: &Trace) -> 
             let end = position.source_offset.min(source_end);
             step_back(&mut here, &found.fingerprint, records, source_start, end).await?
         } else {
-            step_on(&mut here, &found.fingerprint, i64::from(ahead), position.source_offset, source_end).await?
+            step_on(&mut here, Some(&found.fingerprint), i64::from(ahead), position.source_offset, source_end).await?
         };
         match stepped {
             Stretch::Failed(code) => return Ok(failed(code)),
@@ -610,10 +610,10 @@ async fn step_back(
     }
 }
 
-/// The source offset behind the batch that ends exactly `records` records behind `from`, if it fits.
-async fn step_on(
+/// The source offset behind the batch that ends exactly `records` records behind `from`, if it fits; without a fingerprint whatever it holds.
+pub(super) async fn step_on(
     log: &mut Log<'_>,
-    fingerprint: &Fingerprint,
+    fingerprint: Option<&Fingerprint>,
     records: i64,
     from: i64,
     end: i64,
@@ -622,7 +622,9 @@ async fn step_on(
         return Ok(Stretch::Read(Some(from)));
     }
     let mut count = 0;
-    let up_to_it = |left: i64| i32::try_from(fingerprint.records_max(left)).unwrap_or(i32::MAX);
+    let up_to_it = |left: i64| {
+        i32::try_from(fingerprint.map_or(left, |fingerprint| fingerprint.records_max(left))).unwrap_or(i32::MAX)
+    };
     let read = log.read_in(from, end, up_to_it(records), |batch, passed_over| {
         if !passed_over {
             count += i64::from(batch.header.record_count);
@@ -630,8 +632,8 @@ async fn step_on(
         if count < records {
             return ControlFlow::Continue(up_to_it(records - count));
         }
-        let ends_here = count == records && !passed_over && fingerprint.fits(batch);
-        ControlFlow::Break(ends_here.then_some(batch.header.next_offset()))
+        let fits = fingerprint.is_none_or(|fingerprint| !passed_over && fingerprint.fits(batch));
+        ControlFlow::Break((count == records && fits).then_some(batch.header.next_offset()))
     });
     Ok(match read.await? {
         Stretch::Read(found) => Stretch::Read(found.flatten()),
@@ -662,33 +664,6 @@ pub(super) async fn nothing_follows(
         }
         _ => Ok(false),
     }
-}
-
-/// The source offset behind the batch that ends exactly `records` records behind `from`, whatever it holds.
-pub(super) async fn count_on(
-    log: &mut Log<'_>,
-    records: i64,
-    from: i64,
-    end: i64,
-) -> Result<Stretch<Option<i64>>, ClientError> {
-    if records == 0 {
-        return Ok(Stretch::Read(Some(from)));
-    }
-    let mut count = 0;
-    let most = |left: i64| i32::try_from(left).unwrap_or(i32::MAX);
-    let read = log.read_in(from, end, most(records), |batch, passed_over| {
-        if !passed_over {
-            count += i64::from(batch.header.record_count);
-        }
-        if count < records {
-            return ControlFlow::Continue(most(records - count));
-        }
-        ControlFlow::Break((count == records).then_some(batch.header.next_offset()))
-    });
-    Ok(match read.await? {
-        Stretch::Read(found) => Stretch::Read(found.flatten()),
-        Stretch::Failed(code) => Stretch::Failed(code),
-    })
 }
 
 /// The source offset behind the first batch that fits.
