@@ -8,18 +8,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use common::{DIFFLUENT, PATIENCE, assert_topic_equal, wait_mirrored};
 use diffluent_testbed::guard::{Guarded, TempDir};
 use diffluent_testbed::kafka::Kafka;
 use diffluent_testbed::kafka::tools::CONSOLE_CONSUMER;
+use diffluent_testbed::records::{self, record};
 use diffluent_testbed::workload::Transactions;
 use diffluent_testbed::{Call, Cluster, Codec, KAFKA, Proxy, ProxyConfig, Side, Tools, Workload, verify};
-use kafka_protocol::indexmap::IndexMap;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{MetadataRequest, ProduceRequest};
 use kafka_protocol::protocol::StrBytes;
-use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 use rdkafka::Message;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
@@ -388,25 +387,7 @@ async fn a_quota_throttles_as_at_the_broker(world: &World) -> Result<()> {
 }
 
 fn batch(value: &[u8]) -> Result<Bytes> {
-    let record = Record {
-        transactional: false,
-        control: false,
-        delete_horizon: false,
-        partition_leader_epoch: -1,
-        producer_id: -1,
-        producer_epoch: -1,
-        timestamp_type: TimestampType::Creation,
-        offset: 0,
-        sequence: -1,
-        timestamp: 1_700_000_000_000,
-        key: None,
-        value: Some(Bytes::copy_from_slice(value)),
-        headers: IndexMap::new(),
-    };
-    let mut bytes = BytesMut::new();
-    let options = RecordEncodeOptions { version: 2, compression: Compression::None };
-    RecordBatchEncoder::encode(&mut bytes, [&record], &options)?;
-    Ok(bytes.freeze())
+    records::batch(&[record(0, 1_700_000_000_000, Bytes::copy_from_slice(value))])
 }
 
 /// What stands for addresses in what tools print: the brokers' own, and where clients are told they are.

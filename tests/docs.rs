@@ -1,10 +1,11 @@
 //! The documentation holds together: links lead somewhere, every page is in the book, every command line is one.
 
 use std::collections::BTreeSet;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use diffluent_testbed::paths::normal;
 use regex::Regex;
 
 fn root() -> &'static Path {
@@ -50,17 +51,6 @@ fn links(page: &Path, text: &str) -> Result<Vec<(String, PathBuf, Option<String>
         found.push((target.to_owned(), normal(&from), heading));
     }
     Ok(found)
-}
-
-fn normal(path: &Path) -> PathBuf {
-    path.components().fold(PathBuf::new(), |mut normal, component| {
-        match component {
-            Component::ParentDir => drop(normal.pop()),
-            Component::CurDir => {}
-            other => normal.push(other),
-        }
-        normal
-    })
 }
 
 /// Headings as links name them.

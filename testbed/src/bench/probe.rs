@@ -14,9 +14,9 @@ use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{BrokerId, FetchRequest, MetadataRequest, ProduceRequest, TopicName};
 use kafka_protocol::protocol::{Decodable, HeaderVersion, Request, StrBytes};
-use kafka_protocol::records::{
-    Compression, Record, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
-};
+use kafka_protocol::records::RecordBatchDecoder;
+
+use crate::records::{self, record};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -100,27 +100,11 @@ impl Probe {
     /// # Errors
     /// When the broker refuses or the connection breaks.
     pub(super) fn produce(&mut self, value: Bytes) -> Result<()> {
-        let record = Record {
-            transactional: false,
-            control: false,
-            delete_horizon: false,
-            partition_leader_epoch: -1,
-            producer_id: -1,
-            producer_epoch: -1,
-            timestamp_type: TimestampType::Creation,
-            offset: 0,
-            sequence: -1,
-            timestamp: std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(0)),
-            key: None,
-            value: Some(value),
-            headers: Default::default(),
-        };
-        let mut batch = BytesMut::new();
-        let options = RecordEncodeOptions { version: 2, compression: Compression::None };
-        RecordBatchEncoder::encode(&mut batch, [&record], &options).context("cannot encode the record")?;
-        let partition = PartitionProduceData::default().with_index(0).with_records(Some(batch.freeze()));
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(0));
+        let batch = records::batch(&[record(0, now, value)])?;
+        let partition = PartitionProduceData::default().with_index(0).with_records(Some(batch));
         let topic = TopicProduceData::default().with_name(self.topic.clone()).with_partition_data(vec![partition]);
         let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(30_000).with_topic_data(vec![topic]);
         let response = self.call(&request, PRODUCE_VERSION)?;

@@ -13,7 +13,6 @@ use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProdu
 use kafka_protocol::messages::{BrokerId, FetchRequest, MetadataRequest, ProduceRequest, ProduceResponse, TopicName};
 use kafka_protocol::messages::{FetchResponse, metadata_request::MetadataRequestTopic};
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
-use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -22,6 +21,7 @@ use tokio::task::JoinSet;
 
 use crate::bench::fill::RECORD_BYTES;
 use crate::call::Call;
+use crate::records::{self, record};
 
 /// Bytes in flight of a bare producer: enough for 640 MB/s over 100 ms.
 const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
@@ -48,28 +48,8 @@ fn batch_of(count: u64, record_bytes: u64) -> Result<Bytes> {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).context("a clock before 1970")?;
     let timestamp = i64::try_from(timestamp.as_millis()).context("a clock too far ahead")?;
     let value: Bytes = (0..record_bytes).map(|index| (index.wrapping_mul(2_654_435_761) >> 7) as u8).collect();
-    let records: Vec<Record> = (0..count)
-        .map(|offset| Record {
-            transactional: false,
-            control: false,
-            delete_horizon: false,
-            partition_leader_epoch: -1,
-            producer_id: -1,
-            producer_epoch: -1,
-            timestamp_type: TimestampType::Creation,
-            offset: i64::try_from(offset).unwrap_or(0),
-            // From -1, which is none: only records whose sequences go on are put into one batch.
-            sequence: i32::try_from(offset).unwrap_or(0) - 1,
-            timestamp,
-            key: None,
-            value: Some(value.clone()),
-            headers: Default::default(),
-        })
-        .collect();
-    let mut batch = BytesMut::new();
-    let options = RecordEncodeOptions { version: 2, compression: Compression::None };
-    RecordBatchEncoder::encode(&mut batch, &records, &options).context("cannot encode a batch")?;
-    Ok(batch.freeze())
+    let record = |offset: u64| record(i64::try_from(offset).unwrap_or(0), timestamp, value.clone());
+    records::batch(&(0..count).map(record).collect::<Vec<_>>())
 }
 
 /// `host:port` of the broker that leads a partition, as `bootstrap` tells it.
