@@ -9,7 +9,7 @@ const MEMORY: Duration = Duration::from_secs(10);
 /// Nobody waits longer than this, a year: it is as good as never.
 const CAUGHT_UP_MAX_SECONDS: f64 = 365.0 * 86_400.0;
 
-/// What is counted of a topic, or of a region.
+/// What is counted of a topic.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Totals {
     /// Sum of the local log's ends.
@@ -115,15 +115,15 @@ impl Flow {
         }
     }
 
-    /// Takes over the average of what another flow counts as well: a region's is the sum of its topics'.
-    pub fn add_offsets_of(&mut self, other: &Flow) {
-        self.produced += other.produced;
-        self.moved += other.moved;
-    }
-
-    /// Forgets what [`Flow::add_offsets_of`] added.
-    pub fn clear_offsets(&mut self) {
-        (self.produced, self.moved) = (0.0, 0.0);
+    /// What flows in all: a region's is the sum of its topics'.
+    pub fn sum<'a>(flows: impl Iterator<Item = &'a Flow>) -> Flow {
+        flows.fold(Flow::default(), |sum, flow| Flow {
+            produced: sum.produced + flow.produced,
+            moved: sum.moved + flow.moved,
+            records: sum.records + flow.records,
+            bytes: sum.bytes + flow.bytes,
+            ..sum
+        })
     }
 }
 

@@ -249,12 +249,6 @@ impl Known {
     fn look(&mut self, region: &RegionLag, now: Instant, now_ms: u64) {
         let there: HashSet<&str> = region.topics.iter().map(|topic| topic.topic.as_str()).collect();
         self.topics.retain(|name, _| there.contains(name.as_str()));
-        // Of the region itself only what it acknowledged is counted here; its offsets flow as its topics' do.
-        self.flow.take(
-            Totals { ends: 1, positions: 0, records: region.mirrored_records, bytes: region.mirrored_bytes },
-            now,
-        );
-        self.flow.clear_offsets();
         for topic in &region.topics {
             let flow = self.topics.entry(topic.topic.clone()).or_default();
             flow.take(
@@ -266,8 +260,8 @@ impl Known {
                 },
                 now,
             );
-            self.flow.add_offsets_of(flow);
         }
+        self.flow = Flow::sum(self.topics.values());
         let rate = self.flow.rates(region.state, region.lag_records).mirrored_records_per_second;
         let resolution_ms = RESOLUTION.as_millis() as u64;
         let at_ms = now_ms / resolution_ms * resolution_ms;

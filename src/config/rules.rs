@@ -169,6 +169,12 @@ fn regions(config: &Config, found: &mut Vec<Finding>) {
                 format!("{name:?} is the name of this proxy: a region needs one of its own"),
             ));
         }
+        if name == "local" {
+            found.push(Finding::new(
+                format!("{table}.name"),
+                "\"local\" is how metrics and logs call the local cluster: a region needs a name of its own".to_owned(),
+            ));
+        }
         if seen.insert(name, index).is_some() {
             found.push(Finding::new(
                 format!("{table}.name"),

@@ -269,6 +269,12 @@ fn every_bad_configuration_is_refused_with_the_line_the_key_and_an_example() {
 }
 
 #[test]
+fn a_region_may_not_be_called_what_metrics_call_the_local_cluster() {
+    let error = parse(&LEAST.replace("name = \"us\"", "name = \"local\"")).unwrap_err().to_string();
+    assert!(error.contains("region[0].name") && error.contains("\"local\" is how metrics"), "{error}");
+}
+
+#[test]
 fn a_region_name_used_twice_is_refused_at_the_second() {
     let twice = format!("{LEAST}\n[[region]]\nname = \"us\"\nbootstrap_servers = [\"b:1\"]\n");
     let error = parse(&twice).unwrap_err().to_string();

@@ -101,8 +101,8 @@ pub enum Event {
     Expiration {
         /// The broker.
         node_id: i32,
-        /// That long.
-        expiration_ms: i64,
+        /// That long; `None` where it does not say.
+        expiration_ms: Option<i64>,
     },
     /// Whether a local topic's log is compacted.
     Compacted {

@@ -8,6 +8,8 @@ use crate::client::configs::{BROKER, describe};
 /// Kafka's default of `producer.id.expiration.ms`, a day: for brokers that don't say.
 const EXPIRATION_DEFAULT_MS: i64 = 24 * 60 * 60 * 1000;
 const EXPIRATION: &str = "producer.id.expiration.ms";
+/// So many times a broker is asked for it while there is no answer.
+const EXPIRATION_ATTEMPTS: u32 = 3;
 
 impl Region {
     /// Gives streams the id that the region has handed out, or asks for one.
@@ -76,16 +78,28 @@ impl Region {
     pub(super) fn ask_for_expiration(&mut self, node_id: i32) {
         let (cluster, events) = (self.parts.cluster.clone(), self.events.clone());
         self.jobs.spawn(async move {
-            let answer =
-                describe(&cluster, Some(node_id), BROKER, [node_id.to_string()].into_iter(), &[EXPIRATION]).await;
-            let told = answer.ok().and_then(|brokers| {
-                let values = brokers.into_values().next()?.ok()?;
-                values.get(EXPIRATION)?.value.parse().ok()
-            });
-            // A broker that may not be asked is as most are.
-            let expiration_ms = told.unwrap_or(EXPIRATION_DEFAULT_MS);
-            let _ = events.send(Event::Expiration { node_id, expiration_ms }).await;
+            let mut told = None;
+            for _ in 0..EXPIRATION_ATTEMPTS {
+                let answer =
+                    describe(&cluster, Some(node_id), BROKER, [node_id.to_string()].into_iter(), &[EXPIRATION]).await;
+                let Ok(brokers) = answer else {
+                    tokio::time::sleep(LINK_RETRY_MAX).await;
+                    continue;
+                };
+                let values = brokers.into_values().next().and_then(Result::ok);
+                told = values.and_then(|values| values.get(EXPIRATION)?.value.parse().ok());
+                break;
+            }
+            let _ = events.send(Event::Expiration { node_id, expiration_ms: told }).await;
         });
+    }
+
+    /// How long a broker says it remembers a producer. One that does not say, or may not be asked, is as most are, unless it has said so
+    /// before.
+    pub(super) fn on_expiration(&mut self, node_id: i32, expiration_ms: Option<i64>) {
+        let known = self.expirations.entry(node_id).or_insert(EXPIRATION_DEFAULT_MS);
+        *known = expiration_ms.unwrap_or(*known);
+        self.tell_unprotected();
     }
 
     /// A producer whose last record is older than this is forgotten by a broker of the region, milliseconds since 1970.
@@ -99,11 +113,18 @@ impl Region {
             return;
         }
         self.parts.metrics.unprotected_batches.inc_by(batches);
-        if !std::mem::replace(&mut self.told_unprotected, true) {
-            tracing::info!(region = %self.parts.settings.name, expirations = ?self.expirations,
-                "records are sent that are older than the region's brokers remember producers (producer.id.expiration.ms): until they are there, a connection that \
-                 breaks may leave some of them twice; diffluent_unprotected_batches_total counts what is at risk, diffluent_out_of_row_batches_total what was hurt");
+        self.tell_unprotected();
+    }
+
+    /// Says once that there are such batches, as soon as it is known how long the brokers remember.
+    fn tell_unprotected(&mut self) {
+        if self.told_unprotected || self.expirations.is_empty() || self.parts.metrics.unprotected_batches.get() == 0 {
+            return;
         }
+        self.told_unprotected = true;
+        tracing::info!(region = %self.parts.settings.name, expirations = ?self.expirations,
+            "records are sent that are older than the region's brokers remember producers (producer.id.expiration.ms): until they are there, a connection that \
+             breaks may leave some of them twice; diffluent_unprotected_batches_total counts what is at risk, diffluent_out_of_row_batches_total what was hurt");
     }
 }
 
