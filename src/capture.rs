@@ -161,6 +161,7 @@ pub struct Capture {
     connections: AtomicU64,
     routes: ArcSwap<Routes>,
     unknown_topic: Notify,
+    opened: Notify,
     captured_bytes: Counter,
     dropped_bytes: Family<DroppedLabel, Counter>,
 }
@@ -174,6 +175,7 @@ impl Capture {
             connections: AtomicU64::new(1),
             routes: ArcSwap::default(),
             unknown_topic: Notify::new(),
+            opened: Notify::new(),
             captured_bytes: Counter::default(),
             dropped_bytes: Family::default(),
         }
@@ -197,6 +199,19 @@ impl Capture {
     /// Numbers the connections to local brokers, and the moments when brokers tell their epochs, in order.
     pub fn next_connection(&self) -> u64 {
         self.connections.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Numbers a session's connection to a local broker, before a client can produce over it.
+    pub fn open_connection(&self) -> u64 {
+        let connection = self.next_connection();
+        self.opened.notify_one();
+        connection
+    }
+
+    /// Waits until a session has opened a connection since the last call: what it will capture counts once its broker has told its epochs again. Cancellation
+    /// safe.
+    pub async fn opened(&self) {
+        self.opened.notified().await;
     }
 
     /// The budget that captured memory is charged to.

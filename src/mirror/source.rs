@@ -18,8 +18,10 @@ use crate::client::cluster::{Cluster, Metadata};
 use crate::client::error_code;
 use crate::config;
 
-/// Two rounds are at least this far apart, however many ask.
+/// Two rounds are at least this far apart, however many ask,
 const SPACING: Duration = Duration::from_millis(20);
+/// and so many times as far apart as a round takes: clients that come and go by the second make brokers with many partitions no great work.
+const SPACING_FACTOR: u32 = 4;
 
 impl Views {
     /// Whether a partition's log knows leader epochs, as its leader said under this one.
@@ -154,14 +156,17 @@ impl Source {
                 wanted = now;
                 self.forget_all_but(&wanted);
             }
+            let begun = tokio::time::Instant::now();
             self.round(&wanted, &mut questions).await;
+            let spacing = SPACING.max(begun.elapsed() * SPACING_FACTOR);
             self.lock().listeners.values().for_each(|listener| listener.spoken.notify_one());
-            tokio::time::sleep(SPACING).await;
             let interval = settings.borrow().log_end_interval;
+            tokio::time::sleep(spacing.min(interval)).await;
             tokio::select! {
                 biased;
                 () = tokio::time::sleep(interval) => {}
                 () = self.soon.notified() => {}
+                () = self.capture.opened() => {}
                 changed = partitions.changed() => if changed.is_err() { return },
             }
         }

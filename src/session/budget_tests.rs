@@ -117,7 +117,7 @@ impl Region {
 
     fn send(&mut self) {
         for (partition, stream) in &mut self.streams {
-            while let Some(outgoing) = stream.next_batch() {
+            while let Some(outgoing) = stream.next_batch(false) {
                 self.written.push_back((*partition, outgoing));
             }
         }

@@ -111,8 +111,9 @@ pub(super) async fn relay<C: Link, B: Link>(
     in_flight: &InFlight,
     shutdown: watch::Receiver<bool>,
 ) -> Result<Ending, SessionError> {
-    let connection = shared.capture.next_connection();
-    let capturing = Capturing::new(Arc::clone(&shared.capture), node_id >= 0);
+    let captures = node_id >= 0;
+    let connection = if captures { shared.capture.open_connection() } else { shared.capture.next_connection() };
+    let capturing = Capturing::new(Arc::clone(&shared.capture), captures);
     let mut requests = Requests::new(shared.frame_bytes_max.load(Ordering::Relaxed), capturing);
     let mut answers = Answers::new(node_id, connection, Arc::clone(&shared.brokers), Arc::clone(&shared.capture));
     let (mut client_reader, mut client_writer) = tokio::io::split(client);

@@ -132,8 +132,8 @@ pub const BUGS: &[Planted] = &[
     Planted {
         name: "takes a captured batch that is not next",
         file: "src/mirror/stream/feeds.rs",
-        from: "if base == self.next_offset {\n            self.captured_next(now);",
-        to: "if base >= self.next_offset {\n            self.captured_next(now);",
+        from: "if base == self.next_offset {\n            self.note_captured(base, batch.header.next_offset(), now);",
+        to: "if base >= self.next_offset {\n            self.note_captured(base, batch.header.next_offset(), now);",
         tests: SIMULATION,
     },
     Planted {

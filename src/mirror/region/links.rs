@@ -167,7 +167,10 @@ impl Region {
                         slot.dirty = true;
                         dirty.push(stream);
                     }
-                    let Some(outgoing) = slot.stream.next_batch() else { continue };
+                    let Some(outgoing) = slot.stream.next_batch(link.barriers_in_flight < BARRIERS_OF_QUIET_LINK)
+                    else {
+                        continue;
+                    };
                     if slot.stream.can_send() {
                         slot.queued = true;
                         again.push(stream);

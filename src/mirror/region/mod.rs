@@ -4,6 +4,7 @@
 //! that it touched are settled: what they want is handed to those who do it.
 
 mod answers;
+mod captures;
 mod denied;
 mod forward;
 mod identities;
@@ -57,6 +58,7 @@ use crate::mirror::throttle::Throttles;
 use crate::mirror::topic_list::MirroredTopic;
 use crate::mirror::topics::hidden_reason;
 use crate::mirror::transactions;
+use captures::Unverified;
 use denied::{Denied, Need};
 
 use tenure::Tenure;
@@ -66,6 +68,8 @@ pub(crate) const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 /// acks=all requests under way on one link. A broker answers each only when its replicas have it, one after the other: where that is slow, small batches
 /// wait here instead, so that all but the last of them go with acks=1.
 const BARRIERS_IN_FLIGHT_MAX: usize = 64;
+/// With fewer of them under way a link is quiet: what is sent then may be acks=all throughout.
+const BARRIERS_OF_QUIET_LINK: usize = 4;
 /// Batches in one Produce request.
 const REQUEST_BATCHES_MAX: usize = 1000;
 /// Events that are taken before what they changed is acted on.
@@ -79,7 +83,6 @@ const LINK_RETRY_MAX: Duration = Duration::from_secs(3);
 /// Pause before streams that could not be started are tried again.
 const START_RETRY: Duration = Duration::from_secs(1);
 /// Why a captured batch is of no use: the partition's leader has not been asked for its epoch since the session connected.
-const UNVERIFIED: &str = "unverified_epoch";
 /// Positions that have not moved are committed again so often, so that they don't expire with the offsets of a group (`offsets.retention.minutes`, 7 days by default).
 const IDLE_COMMIT: Duration = Duration::from_secs(6 * 3600);
 /// How long leaving the group may take.
@@ -297,6 +300,7 @@ pub struct Region {
     events: mpsc::Sender<Event>,
     incoming: mpsc::Receiver<Event>,
     spare: Vec<Captured>,
+    unverified: Vec<Unverified>,
 }
 
 impl Region {
@@ -348,6 +352,7 @@ impl Region {
             events: events.clone(),
             incoming,
             spare: Vec::new(),
+            unverified: Vec::new(),
             parts,
         };
         (region, events)
@@ -387,7 +392,10 @@ impl Region {
                     Ok(()) => self.take_steering(),
                     Err(_) => break None,
                 },
-                () = spoken.notified() => self.take_source(),
+                () = spoken.notified() => {
+                    self.take_source();
+                    self.take_unverified();
+                }
                 () = room.notified() => {}
                 Some(_) = self.jobs.join_next(), if !self.jobs.is_empty() => {}
                 () = inbox.filled() => {}
@@ -452,75 +460,6 @@ impl Region {
 
     // ---- what happens -----------------------------------------------------------------------------------------------------
 
-    fn take_captured(&mut self) {
-        let now = Instant::now();
-        let mut captured = std::mem::take(&mut self.spare);
-        self.parts.inbox.take(&mut captured);
-        if captured.is_empty() {
-            self.spare = captured;
-            return;
-        }
-        let mut unverified = false;
-        for Captured { topic, partition, node_id, connection, batch } in captured.drain(..) {
-            let Some(&head) = self.by_partition.get(&topic).and_then(|partitions| partitions.get(&partition)) else {
-                continue;
-            };
-            if !self.slots[head].is_active() {
-                self.parts.capture.dropped("owned_elsewhere", batch.len());
-                continue;
-            }
-            let verified = self.parts.source.is_verified(node_id, connection);
-            if verified {
-                self.discover(head, &batch.header, now);
-            }
-            for stream in self.slots[head].forwards.values().copied().collect::<Vec<_>>() {
-                self.capture(stream, batch.clone(), node_id, verified, now);
-            }
-            let bytes = batch.len();
-            if let Some(reason) = self.capture(head, batch, node_id, verified, now) {
-                unverified |= reason == UNVERIFIED;
-                self.parts.capture.dropped(reason, bytes);
-            }
-        }
-        self.spare = captured;
-        if unverified {
-            self.parts.source.ask_soon();
-        }
-    }
-
-    /// Offers a captured batch to a stream; says why it was of no use, where it was none.
-    fn capture(
-        &mut self,
-        stream: usize,
-        batch: Batch,
-        node_id: i32,
-        verified: bool,
-        now: Instant,
-    ) -> Option<&'static str> {
-        let link_up = self.link_is_up(self.slots[stream].lane());
-        let room = self.waiting_bytes + batch.len() <= self.parts.settings.capture_share_bytes;
-        let slot = &mut self.slots[stream];
-        let dropped = if slot.paused || !link_up || !room {
-            slot.stream.on_missed(&batch, now);
-            Some(if slot.paused { "paused" } else { "region_behind" })
-        } else {
-            let known = slot.stream.waiting_bytes();
-            let taken = slot.stream.on_captured(batch, node_id, verified, now);
-            if taken == Taken::Kept {
-                self.waiting_bytes += slot.stream.waiting_bytes() - known;
-            }
-            slot.waiting_bytes = slot.stream.waiting_bytes();
-            match taken {
-                Taken::Kept | Taken::Known => None,
-                Taken::Unverified => Some(UNVERIFIED),
-                Taken::OldFormat => Some("format"),
-                Taken::Refused => Some("not_next"),
-            }
-        };
-        self.touch(stream);
-        dropped
-    }
-
     fn take_source(&mut self) {
         let now = Instant::now();
         for (partition, view) in self.parts.source.changes(self.parts.settings.index) {
@@ -571,7 +510,7 @@ impl Region {
                 ends.into_iter().for_each(|(stream, epoch, end)| self.epoch_end(stream, epoch, end))
             }
             Event::HandedOut(result) => self.handed_out(result, now),
-            Event::Expiration { node_id, expiration_ms } => drop(self.expirations.insert(node_id, expiration_ms)),
+            Event::Expiration { node_id, expiration_ms } => self.on_expiration(node_id, expiration_ms),
             Event::Transactions(answers) => {
                 for (stream, transaction) in answers {
                     self.slots[stream].stream.on_transaction(transaction);

@@ -18,6 +18,9 @@ impl Stream {
             self.oldest = Some((base, batch.header.base_timestamp));
         }
         if base < self.next_offset {
+            if node_id == self.source.leader && verified {
+                self.note_captured(base, batch.header.next_offset(), now);
+            }
             return Taken::Known;
         }
         if !matches!(self.phase, Phase::Sending { .. }) || self.unverified_epoch().is_some() {
@@ -32,10 +35,13 @@ impl Stream {
             return Taken::Unverified;
         }
         if base == self.next_offset {
-            self.captured_next(now);
+            self.note_captured(base, batch.header.next_offset(), now);
             let source = batch.header;
             self.take_in(batch, source, false, now);
             self.take_in_held(now);
+            if let Some(captured) = &mut self.captured {
+                captured.to = self.next_offset;
+            }
         } else if self.catching_up && !self.tailing {
             // Far behind: what is ahead would only fill the budget.
             return Taken::Refused;
@@ -137,7 +143,6 @@ impl Stream {
             next = batches.next_batch(self.records_max());
         }
         if self.next_offset > before {
-            self.captured_since = None;
             self.blocked_at = None;
             self.waiting = None;
         } else if !seen && from == self.next_offset {
@@ -252,12 +257,18 @@ impl Stream {
         self.next_sequence = sequence_next;
     }
 
-    /// Captured batches keep coming without a gap: the stream need not read the log any more.
-    pub(super) fn captured_next(&mut self, now: Instant) {
-        let since = *self.captured_since.get_or_insert(now);
-        self.blocked_at = None;
-        self.waiting = None;
-        if self.tailing && now.duration_since(since) >= self.proof {
+    /// A batch was captured. While they keep coming without a gap, be it behind the long poll that had them first, the stream need not read the log any more.
+    fn note_captured(&mut self, base: i64, next: i64, now: Instant) {
+        if base == self.next_offset {
+            self.blocked_at = None;
+            self.waiting = None;
+        }
+        let captured = match self.captured.filter(|captured| base <= captured.to) {
+            Some(Captured { since, to }) => Captured { since, to: to.max(next) },
+            None => Captured { since: now, to: next },
+        };
+        self.captured = Some(captured);
+        if self.tailing && captured.to >= self.next_offset && now.duration_since(captured.since) >= self.proof {
             self.tailing = false;
             self.left_tail_at = Some(now);
         }
@@ -295,7 +306,7 @@ impl Stream {
             // Capture missed something: the log is read, and the long-poll kept for a while.
             self.catching_up = true;
             self.tailing = true;
-            self.captured_since = None;
+            self.captured = None;
             let recent = self.left_tail_at.is_some_and(|at| now.duration_since(at) < PROOF_MAX);
             self.proof =
                 if recent { (self.proof * 2).clamp(Duration::from_secs(1), PROOF_MAX) } else { Duration::ZERO };

@@ -68,6 +68,9 @@ pub const LATE_REQUESTS: Duration = Duration::from_millis(500);
 pub const BARRIER_BYTES: usize = 4 * 1024 * 1024;
 /// And so many batches: small ones take a broker long, and the position shall not stand still meanwhile.
 pub const BARRIER_BATCHES: usize = 64;
+/// So many batches that wait together are all barriers where the link is quiet. What a proxy in front of the region sees acknowledged by acks=all it need not
+/// read from its log.
+const BARRIERS_IN_A_ROW: usize = 4;
 /// A stream reads no further from the log while it has so many bytes ready.
 pub const READY_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// The longest time a stream must be fed by capture alone before it leaves the long-poll.
@@ -235,6 +238,14 @@ pub enum Taken {
     Refused,
 }
 
+/// A row of captured batches without a gap.
+#[derive(Clone, Copy, Debug)]
+struct Captured {
+    since: Instant,
+    /// The source offset behind the last of them.
+    to: i64,
+}
+
 /// A wish to read from the local log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FetchWant {
@@ -327,7 +338,8 @@ pub struct Stream {
     waiting: Option<Waiting>,
     /// Whether the stream stays on the long-poll.
     tailing: bool,
-    captured_since: Option<Instant>,
+    /// What capture alone has brought of late: it decides when the long-poll can be left.
+    captured: Option<Captured>,
     proof: Duration,
     left_tail_at: Option<Instant>,
     /// The first missing record's timestamp, by its offset.
@@ -403,7 +415,7 @@ impl Stream {
             waits_at: None,
             waiting: None,
             tailing: true,
-            captured_since: None,
+            captured: None,
             proof: Duration::ZERO,
             left_tail_at: None,
             oldest: None,

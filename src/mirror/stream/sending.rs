@@ -13,8 +13,8 @@ impl Stream {
             }
     }
 
-    /// The next batch to send.
-    pub fn next_batch(&mut self) -> Option<Outgoing> {
+    /// The next batch to send. On a `quiet` link, one with next to nothing under way, a few that wait together are acks=all all of them.
+    pub fn next_batch(&mut self, quiet: bool) -> Option<Outgoing> {
         if !self.can_send() {
             return None;
         }
@@ -31,7 +31,7 @@ impl Stream {
         self.bytes_since_barrier += batch.len();
         self.batches_since_barrier += 1;
         let barrier = !primed
-            || self.ready.is_empty()
+            || self.ready.len() < if quiet { BARRIERS_IN_A_ROW } else { 1 }
             || self.bytes_since_barrier >= BARRIER_BYTES
             || self.batches_since_barrier >= BARRIER_BATCHES;
         if barrier {

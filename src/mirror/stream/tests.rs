@@ -278,7 +278,7 @@ impl World {
             }
             3 => self.fetch(),
             4 | 5 if !self.paused => {
-                if let Some(outgoing) = self.stream.next_batch() {
+                if let Some(outgoing) = self.stream.next_batch(false) {
                     self.link.push_back(outgoing);
                 }
             }
@@ -490,8 +490,8 @@ fn with_two_read(now: Instant, end: i64) -> Stream {
 
 /// Sends one batch and has it acknowledged.
 fn send_one(stream: &mut Stream, now: Instant) {
-    let outgoing = stream.next_batch().expect("a batch is ready");
-    assert!(stream.next_batch().is_none(), "not primed, or there is no other");
+    let outgoing = stream.next_batch(false).expect("a batch is ready");
+    assert!(stream.next_batch(false).is_none(), "not primed, or there is no other");
     let appended = Appended { offset: outgoing.batch.header.base_offset, append_time_ms: -1 };
     stream.on_answer(outgoing.token, Ok(appended), 0, now).expect("a barrier");
 }
@@ -600,7 +600,7 @@ fn what_was_born_elsewhere_is_passed_over_and_told_and_a_stream_that_is_held_bac
     stream.on_scanned(None, false);
     assert!(matches!(stream.phase(), Phase::Sending { .. }), "{:?}", stream.phase());
     stream.hold_back("it would come back".to_owned(), now);
-    assert!(stream.next_batch().is_none());
+    assert!(stream.next_batch(false).is_none());
 }
 
 #[test]
