@@ -2,9 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use indexmap::IndexMap;
-use kafka_protocol::records::{
-    Compression, Record, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
-};
+use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 
 /// Who writes a batch.
 #[derive(Clone, Copy, Debug)]
@@ -50,11 +48,28 @@ pub fn batch(numbers: &[u64], timestamp: i64, writer: Writer) -> Bytes {
     bytes.freeze()
 }
 
-/// The numbers in a batch.
+/// Where a batch's records begin.
+const RECORDS_AT: usize = 61;
+
+/// The numbers in a batch. Each of these records ends with its number and no header, a byte; a decoder that knows all records would be most of a run's work.
 pub fn numbers(batch: &Bytes) -> Vec<u64> {
-    let set = RecordBatchDecoder::decode(&mut batch.clone()).expect("a batch of ours");
-    set.records
-        .iter()
-        .filter_map(|record| Some(u64::from_be_bytes(record.value.as_ref()?.as_ref().try_into().ok()?)))
-        .collect()
+    let mut numbers = Vec::new();
+    let mut at = RECORDS_AT;
+    while at < batch.len() {
+        let (mut zigzag, mut shift) = (0_usize, 0);
+        loop {
+            let byte = batch[at];
+            at += 1;
+            zigzag |= usize::from(byte & 0x7f) << shift;
+            shift += 7;
+            if byte < 0x80 {
+                break;
+            }
+        }
+        at += zigzag / 2;
+        // Without a key, with a value of eight bytes, without headers: as `batch` makes them.
+        let [1, 16, value @ .., 0] = &batch[at - 11..at] else { panic!("not one of ours: {batch:?}") };
+        numbers.push(u64::from_be_bytes(value.try_into().expect("eight bytes")));
+    }
+    numbers
 }
