@@ -13,6 +13,7 @@ pub mod identity;
 pub mod inbox;
 pub mod latency;
 pub mod link;
+mod log;
 pub mod metrics;
 pub mod offsets;
 pub mod ownership;

@@ -21,9 +21,9 @@ use tokio::task::JoinSet;
 
 use super::batch::Fingerprint;
 use super::committed::Origin;
+use super::log::{Last, Log, SEARCH_BYTES_MAX, Stretch, bounds, nothing_follows, offset_at, search_back, step_on};
 use super::offsets::{Which, list_offsets, name};
 use super::progress::{Partition, Position};
-use super::retrace::{Last, Log, SEARCH_BYTES_MAX, Stretch, bounds, nothing_follows, offset_at, search_back, step_on};
 use super::scan::{Remembered, remembered};
 use super::stream::{Found, Obstacle};
 use crate::client::ClientError;

@@ -15,10 +15,11 @@ use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use super::events::Event;
+use super::log::SEARCH_BYTES_MAX;
 use super::offsets::{LogOffset, Which, by_leader, list_all, name};
 use super::ownership::{Ownership, Pass};
 use super::progress::{Commit, Committed, Partition, Position, Progress, Toll, is_passing};
-use super::retrace::{self, SEARCH_BYTES_MAX};
+use super::retrace;
 use super::topics::{self, Wanted};
 use crate::client::ClientError;
 use crate::client::cluster::Cluster;
