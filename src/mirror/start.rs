@@ -3,7 +3,7 @@
 //! Many streams start together with a handful of requests: 10,000 partitions take one OffsetFetch, one Metadata and one
 //! ListOffsets a broker.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -145,7 +145,11 @@ async fn run(
     if positions.len() == streams.len() && positions.values().all(|(_, is_committed)| *is_committed) {
         keeping.ownership.first_positions_done();
     }
-    tell(events, positions.iter().map(|(stream, (position, _))| (*stream, Started::Known(*position)))).await;
+    // Where one begins that starts at the end is not known before it is committed: another proxy may have been earlier.
+    let earliest: HashSet<usize> =
+        streams.iter().filter(|stream| stream.start == Start::Earliest).map(|stream| stream.stream).collect();
+    let known = positions.iter().filter(|(stream, (_, is_committed))| *is_committed || earliest.contains(stream));
+    tell(events, known.map(|(stream, (position, _))| (*stream, Started::Known(*position)))).await;
 
     let mut wanted: BTreeMap<Arc<str>, Wanted> = BTreeMap::new();
     for stream in &streams {

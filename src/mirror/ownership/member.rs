@@ -175,9 +175,9 @@ impl Member {
         self.times
     }
 
-    /// Until when what it holds is its own.
+    /// Until when what it holds is its own; `None` while it holds nothing, whatever is heard meanwhile.
     pub fn lease(&self) -> Option<Instant> {
-        self.lease
+        self.lease.filter(|_| !self.holds_nothing())
     }
 
     /// What it may claim when it joins, and the generation in which it was its own.
@@ -500,6 +500,18 @@ mod tests {
         assert!(matches!(member.standing().share, Share::Everything));
         assert!(member.synced(now, now + seconds(3), 0, streams(&[0, 1]), false).is_empty());
         assert_eq!((pass(&member), member.standing().term), (Some(1), term));
+    }
+
+    #[test]
+    fn who_holds_nothing_waits_for_no_lease_to_end() {
+        let now = Instant::now();
+        let mut member = settled(now);
+        assert!(member.lapse(now + SESSION));
+        assert!(member.beaten(now + SESSION, now + SESSION, error_code::REBALANCE_IN_PROGRESS));
+        assert_eq!(member.lease(), None, "it would be waited for again and again once it is over");
+        member.joined(now + SESSION, now + SESSION, 0, "a-9092-1", 4);
+        member.synced(now + SESSION, now + SESSION, 0, streams(&[0]), true);
+        assert_eq!(member.lease(), Some(now + SESSION * 2));
     }
 
     #[test]

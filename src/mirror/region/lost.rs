@@ -111,7 +111,8 @@ impl Region {
                 let incident = "the topic was deleted in the region: it is created again";
                 tracing::error!(region = %name, %topic, partition, "{incident}");
                 self.parts.journal.stream(Kind::StreamIncident, name, topic, partition, incident);
-                self.slots[stream].stream.start_over();
+                let slot = &mut self.slots[stream];
+                slot.stream.start_over(slot.stream.first_missing());
                 self.touch(stream);
                 self.lose_rows(stream, now);
             }

@@ -126,10 +126,15 @@ impl Region {
         }
         let now = Instant::now();
         for stream in self.aside.clone() {
-            if !self.slots[stream].is_active() {
+            let slot = &mut self.slots[stream];
+            if slot.is_active() {
+                if slot.is_coming_back(now) {
+                    self.touch(stream);
+                }
+            } else if !slot.stream.has_in_flight() && !slot.stream.has_unanswered() {
+                // One that is taken away waits for its answers, which come over that link.
+                slot.aside_until = None;
                 self.aside.remove(&stream);
-            } else if self.slots[stream].is_coming_back(now) {
-                self.touch(stream);
             }
         }
         let needed: BTreeSet<Lane> = self.aside.iter().map(|stream| self.slots[*stream].lane()).collect();

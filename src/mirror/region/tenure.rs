@@ -144,6 +144,8 @@ impl Region {
             self.ticking.insert(stream);
             return;
         }
+        let first_missing =
+            group.iter().map(|stream| self.slots[*stream].stream.first_missing()).min().unwrap_or_default();
         for stream in group {
             self.uncommitted.remove(&stream);
             let slot = &mut self.slots[stream];
@@ -153,7 +155,7 @@ impl Region {
                 // It is opened anew by whoever has the partition next.
                 slot.gone = true;
             } else {
-                slot.stream.start_over();
+                slot.stream.start_over(first_missing);
                 slot.forwards.clear();
             }
         }

@@ -62,8 +62,9 @@ impl Stream {
         }
     }
 
-    /// Looks progress and topics up again, as at the start.
-    pub fn start_over(&mut self) {
+    /// Looks progress and topics up again, as at the start. Meanwhile nothing from `first_missing` on is said to be in the region.
+    pub fn start_over(&mut self, first_missing: i64) {
+        self.position.source_offset = self.position.source_offset.min(first_missing);
         self.rewind();
         self.phase = Phase::Starting;
     }
