@@ -3,7 +3,7 @@
 //! Many streams start together with a handful of requests: 10,000 partitions take one OffsetFetch, one Metadata and one
 //! ListOffsets a broker.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -146,10 +146,15 @@ async fn run(
         keeping.ownership.first_positions_done();
     }
     // Where one begins that starts at the end is not known before it is committed: another proxy may have been earlier.
-    let earliest: HashSet<usize> =
-        streams.iter().filter(|stream| stream.start == Start::Earliest).map(|stream| stream.stream).collect();
-    let known = positions.iter().filter(|(stream, (_, is_committed))| *is_committed || earliest.contains(stream));
-    tell(events, known.map(|(stream, (position, _))| (*stream, Started::Known(*position)))).await;
+    let known = streams.iter().filter_map(|stream| {
+        let (mut position, is_committed) = *positions.get(&stream.stream)?;
+        // Of the partition's streams only this one is there yet: it stands for those that forward, too.
+        if let Some(Ok(commit)) = committed.get(&stream.partition) {
+            position.source_offset = position.source_offset.min(commit.source_offset());
+        }
+        (is_committed || stream.start == Start::Earliest).then_some((stream.stream, Started::Known(position)))
+    });
+    tell(events, known).await;
 
     let mut wanted: BTreeMap<Arc<str>, Wanted> = BTreeMap::new();
     for stream in &streams {

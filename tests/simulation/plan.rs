@@ -308,6 +308,10 @@ impl Plan {
             _ => true,
         });
         self.faults.sort_by_key(|(at, _)| *at);
+        // Those that start together all write the same rows until the group has a generation: a broker that forgets them then takes from one what it has of another.
+        if self.has_fleet() {
+            self.faults.retain(|(at, fault)| !matches!(fault, Fault::Forget { .. }) || *at > FIRST_GENERATION_MS);
+        }
         // Where nothing is lost on purpose it can be told where a stream has begun.
         let harmless = self.forwards.is_empty() && !self.faults.iter().any(|(_, fault)| fault.harms());
         self.start_latest = dice.one_in(4) && harmless;

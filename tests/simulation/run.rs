@@ -345,7 +345,8 @@ impl World<'_> {
             let shown = self.shown(route, &topic, partition);
             for shown in &shown {
                 let who = format!("/lag of {}", shown.proxy);
-                self.oracle.is_done_before(route, &topic, partition, shown.next, &who)?;
+                let told = self.oracle.is_done_before(route, &topic, partition, shown.next, &who);
+                told.map_err(|why| format!("{why}: {}", self.told()))?;
             }
             // Two that start at the same moment both mirror everything until the group has a generation; and what was said is a moment old.
             let at = self.elapsed_ms();

@@ -27,6 +27,10 @@ impl Region {
         if slot.paused {
             return (State::Paused, self.steering.holds(&slot.stream.topic).map(|hold| hold.reason()));
         }
+        if matches!(slot.tenure, Tenure::Leaving { .. }) && *slot.stream.phase() != Phase::Starting {
+            // Nothing more is sent: what is under way is waited for.
+            return (State::Starting, None);
+        }
         let link_failed = self.links.get(&slot.lane()).is_some_and(|link| !link.up && link.failures > 0);
         match slot.stream.phase() {
             Phase::Stalled { reason, .. } => (State::Stalled, Some(reason.clone())),
@@ -109,7 +113,8 @@ impl Region {
         let now_ms = now_ms();
         let mut topics: BTreeMap<Arc<str>, TopicLag> = BTreeMap::new();
         for stream in 0..self.slots.len() {
-            if self.slots[stream].gone || !self.slots[stream].shown {
+            let head = self.slots[stream].head.unwrap_or(stream);
+            if self.slots[stream].gone || !self.slots[head].shown {
                 continue;
             }
             let latency = self.slots[stream].latency.as_mut().map(|latency| latency.summary(now)).unwrap_or_default();
