@@ -22,6 +22,9 @@ const SEEDS: u64 = 200;
 /// Seeds that have found a fault in diffluent once, where each cluster had one proxy.
 const KEPT: &[u64] = &[211, 269, 434, 444];
 
+/// As [`KEPT`], with fleets.
+const KEPT_FLEETS: &[u64] = &[326, 338];
+
 /// What the seed means in this run.
 fn drawn(seed: u64) -> Plan {
     if std::env::var_os("DIFFLUENT_ALONE").is_some() { Plan::new(seed) } else { Plan::with_fleet(seed) }
@@ -36,7 +39,8 @@ fn whatever_goes_wrong_every_region_holds_every_committed_record_once_and_in_ord
         Some(seed) => vec![drawn(seed)],
         None => {
             let asked = first..first + number("DIFFLUENT_SEEDS").unwrap_or(SEEDS);
-            KEPT.iter().copied().map(Plan::new).chain(asked.map(drawn)).collect()
+            let kept = KEPT_FLEETS.iter().copied().map(Plan::with_fleet);
+            KEPT.iter().copied().map(Plan::new).chain(kept).chain(asked.map(drawn)).collect()
         }
     };
     let failed: Vec<(u64, String)> = run::all(&plans, run::run);
