@@ -346,8 +346,8 @@ impl Plan {
 
     /// The command that runs it again.
     pub fn command(&self) -> String {
-        let alone = if self.with_fleet { "" } else { "DIFFLUENT_ALONE=1 " };
-        format!("{alone}DIFFLUENT_SEED={} cargo test --test simulation", self.seed)
+        let fleet = if self.with_fleet { "DIFFLUENT_FLEET=1 " } else { "" };
+        format!("{fleet}DIFFLUENT_SEED={} cargo test --test simulation", self.seed)
     }
 
     /// All proxies.

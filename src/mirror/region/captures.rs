@@ -95,7 +95,8 @@ impl Region {
             let known = slot.stream.waiting_bytes();
             let taken = slot.stream.on_captured(batch, node_id, verified, now);
             if taken == Taken::Kept {
-                self.waiting_bytes += slot.stream.waiting_bytes() - known;
+                // It may have become less: what was next can begin a search, which forgets what waits.
+                self.waiting_bytes = (self.waiting_bytes + slot.stream.waiting_bytes()).saturating_sub(known);
             }
             slot.waiting_bytes = slot.stream.waiting_bytes();
             match taken {
