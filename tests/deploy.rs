@@ -187,7 +187,7 @@ fn the_image_runs_as_nobody_with_nothing_but_what_is_in_it() -> Result<()> {
     }
     let dir = TempDir::new("diffluent-image-")?;
     let root = dir.path().join("root");
-    // The image's own binary takes minutes to build: .ci/run does, and names it here.
+    // The image's own binary takes minutes to build: who has built it names it here.
     let own = std::env::var_os("DIFFLUENT_IMAGE_BINARY");
     let binary = own.as_deref().unwrap_or(DIFFLUENT.as_ref());
     let laid = Command::new(file("deploy/container/layout")).arg(binary).arg(&root).output()?;
