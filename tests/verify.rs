@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::{Bytes, BytesMut};
 use common::{DIFFLUENT, PATIENCE, wait_mirrored};
 use diffluent::mirror::identity::reserved_producer_id;
+use diffluent_testbed::records::record;
 use diffluent_testbed::workload::Transactions;
 use diffluent_testbed::{Call, Cluster, Codec, Proxy, ProxyConfig, RegionConfig, Workload};
 use kafka_protocol::indexmap::IndexMap;
@@ -20,7 +21,7 @@ use kafka_protocol::messages::{
     DeleteRecordsRequest, FindCoordinatorRequest, GroupId, OffsetCommitRequest, ProduceRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
-use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
+use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions};
 use serde_json::{Value, json};
 
 /// What `diffluent verify` said.
@@ -261,19 +262,10 @@ fn records(count: usize) -> Vec<Record> {
     let header = |name: &'static str, value: String| (StrBytes::from_static_str(name), Some(Bytes::from(value)));
     (0..count)
         .map(|at| Record {
-            transactional: false,
-            control: false,
-            delete_horizon: false,
-            partition_leader_epoch: -1,
-            producer_id: -1,
-            producer_epoch: -1,
-            timestamp_type: TimestampType::Creation,
-            offset: at as i64,
             sequence: -1,
-            timestamp: 1_700_000_000_000 + 10 * at as i64,
             key: Some(Bytes::from(format!("key-{}", at % 7))),
-            value: Some(Bytes::from(format!("value-{at}"))),
             headers: IndexMap::from_iter([header("a", at.to_string()), header("b", "x".into())]),
+            ..record(at as i64, 1_700_000_000_000 + 10 * at as i64, Bytes::from(format!("value-{at}")))
         })
         .collect()
 }

@@ -1,8 +1,8 @@
 //! Records that can be told apart: each holds a number that no other has.
 
-use bytes::{Bytes, BytesMut};
-use indexmap::IndexMap;
-use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
+use bytes::Bytes;
+use diffluent_testbed::records::{self, record};
+use kafka_protocol::records::Record;
 
 /// Who writes a batch.
 #[derive(Clone, Copy, Debug)]
@@ -28,24 +28,13 @@ pub fn batch(numbers: &[u64], timestamp: i64, writer: Writer) -> Bytes {
         .zip(numbers)
         .map(|(at, number)| Record {
             transactional: writer.transactional,
-            control: false,
-            delete_horizon: false,
-            partition_leader_epoch: -1,
             producer_id: writer.producer_id,
             producer_epoch: writer.producer_epoch,
-            timestamp_type: TimestampType::Creation,
-            offset: i64::from(at),
             sequence: writer.base_sequence.wrapping_add(at),
-            timestamp,
-            key: None,
-            value: Some(Bytes::copy_from_slice(&number.to_be_bytes())),
-            headers: IndexMap::new(),
+            ..record(i64::from(at), timestamp, Bytes::copy_from_slice(&number.to_be_bytes()))
         })
         .collect();
-    let mut bytes = BytesMut::new();
-    let options = RecordEncodeOptions { version: 2, compression: Compression::None };
-    RecordBatchEncoder::encode(&mut bytes, &records, &options).expect("plain records can be encoded");
-    bytes.freeze()
+    records::batch(&records).expect("plain records can be encoded")
 }
 
 /// Where a batch's records begin.

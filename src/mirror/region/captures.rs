@@ -36,9 +36,12 @@ impl Region {
             }
         }
         self.spare = all;
-        if !self.unverified.is_empty() {
-            self.parts.source.ask_soon();
+        let Some(oldest) = self.unverified.first() else { return };
+        // A leader that does not speak must not make captures pile up here.
+        if now.duration_since(oldest.since) >= GAP_PATIENCE {
+            self.take_unverified();
         }
+        self.parts.source.ask_soon();
     }
 
     /// Leaders have spoken: what was waiting for that is taken, or is read from the log after all.

@@ -231,7 +231,8 @@ impl World {
                 .on_source(SourceView { leader: 1, leader_epoch: 0, end: self.end, keeps_epochs: true }, self.now),
             3 => self.fetch(),
             4 | 5 => {
-                if let Some(outgoing) = self.stream.next_batch(false) {
+                let quiet = self.dice.one_in(2);
+                if let Some(outgoing) = self.stream.next_batch(quiet) {
                     self.link.push_back(outgoing);
                 }
             }

@@ -278,7 +278,8 @@ impl World {
             }
             3 => self.fetch(),
             4 | 5 if !self.paused => {
-                if let Some(outgoing) = self.stream.next_batch(false) {
+                let quiet = self.dice.one_in(2);
+                if let Some(outgoing) = self.stream.next_batch(quiet) {
                     self.link.push_back(outgoing);
                 }
             }
