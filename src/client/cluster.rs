@@ -83,7 +83,8 @@ pub struct Cluster {
     /// Topics that somebody expects to be there.
     expected: SyncMutex<BTreeSet<Arc<str>>>,
     last_refresh: Mutex<LastRefresh>,
-    calls: SyncMutex<HashMap<Slot, Arc<Mutex<Option<Connection>>>>>,
+    /// Ordered: they end in an order that a simulation's seed repeats.
+    calls: SyncMutex<BTreeMap<Slot, Arc<Mutex<Option<Connection>>>>>,
 }
 
 #[derive(Debug, Default)]
@@ -94,7 +95,7 @@ struct LastRefresh {
 }
 
 /// Whose connection: any broker's, or a certain one's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Slot {
     Any,
     Node(i32),

@@ -33,6 +33,9 @@ pub struct Oracle {
     plan: Arc<Plan>,
     /// All that an origin's log ever held committed, by origin, topic and partition.
     ever: BTreeMap<(usize, String, i32), BTreeSet<u64>>,
+    /// Of these, what was once aborted. An abort that an unclean election takes back is followed by the commit of the producer's next transaction: to no consumer that
+    /// read on these were ever there.
+    aborted: BTreeMap<(usize, String, i32), BTreeSet<u64>>,
     /// What retention took from a region, in order. Where that forwards, others may never get it.
     retired: BTreeMap<StreamKey, Vec<u64>>,
     /// Whether an origin's log has lost committed records.
@@ -52,6 +55,7 @@ impl Oracle {
             clusters,
             plan,
             ever: BTreeMap::new(),
+            aborted: BTreeMap::new(),
             retired: BTreeMap::new(),
             source_harmed: false,
             region_harmed: false,
@@ -82,8 +86,10 @@ impl Oracle {
         for &origin in &self.plan.origins {
             for (topic, known) in &self.clusters[origin].look().topics {
                 for (index, partition) in (0..).zip(&known.partitions) {
-                    let ever = self.ever.entry((origin, topic.clone(), index)).or_default();
-                    ever.extend(born_here(partition).into_iter().map(|(_, number)| number));
+                    let key = (origin, topic.clone(), index);
+                    let Born { committed, aborted } = born_here(partition);
+                    self.ever.entry(key.clone()).or_default().extend(committed.into_iter().map(|(_, number)| number));
+                    self.aborted.entry(key).or_default().extend(aborted.into_iter().map(|(_, number)| number));
                 }
             }
         }
@@ -128,7 +134,7 @@ impl Oracle {
         };
         let Some(partition) = state.partition(&stream.topic, stream.partition) else { return Vec::new() };
         if cluster == stream.origin {
-            return born_here(partition);
+            return born_here(partition).committed;
         }
         let committed = partition.batches().iter().filter(|batch| batch.last_offset < partition.high_watermark());
         let placed = committed.filter(|batch| is_ours(batch));
@@ -161,7 +167,9 @@ impl Oracle {
             })
             .flat_map(|(_, numbers)| numbers.iter().copied())
             .collect();
-        expected.retain(|number| once.contains(number) || !lost.contains(number));
+        let aborted = self.aborted.get(&(stream.origin, stream.topic.clone(), stream.partition));
+        let may_lack = |number: &u64| lost.contains(number) || aborted.is_some_and(|aborted| aborted.contains(number));
+        expected.retain(|number| once.contains(number) || !may_lack(number));
         if self.plan.start_latest {
             // What came before the stream first began it never gets.
             expected = expected.split_off(begin(&expected, &once));
@@ -183,11 +191,14 @@ impl Oracle {
         }
         let missing: Vec<u64> = expected.iter().copied().filter(|number| !once.contains(number)).collect();
         match missing.first() {
-            Some(first) => Err(format!(
-                "{stream:?}: {} of {} records missing, the first is {first}",
-                missing.len(),
-                expected.len()
-            )),
+            Some(first) => {
+                let next = self.expected(stream).into_iter().find(|(_, number)| number == first).map(|(next, _)| next);
+                Err(format!(
+                    "{stream:?}: {} of {} records missing, the first is {first} (before offset {next:?} of the origin)",
+                    missing.len(),
+                    expected.len()
+                ))
+            }
             None => Err(format!("{stream:?}: the records are there, in another order")),
         }
     }
@@ -234,23 +245,33 @@ fn begin(numbers: &[u64], held: &BTreeSet<u64>) -> usize {
     numbers.iter().position(|number| held.contains(number)).unwrap_or(numbers.len())
 }
 
-/// The committed records that were born in this cluster, in order.
-fn born_here(partition: &Partition) -> Vec<Placed> {
-    let mut records: Vec<(i64, i64, Vec<u64>)> = Vec::new();
-    let mut open: BTreeMap<i64, Vec<(i64, i64, Vec<u64>)>> = BTreeMap::new();
+/// What of a log was born in its cluster, in order, as far as it is known what became of it.
+struct Born {
+    committed: Vec<Placed>,
+    aborted: Vec<Placed>,
+}
+
+fn born_here(partition: &Partition) -> Born {
+    type Batches = Vec<(i64, i64, Vec<u64>)>;
+    let (mut committed, mut aborted) = (Batches::new(), Batches::new());
+    let mut open: BTreeMap<i64, Batches> = BTreeMap::new();
     for batch in partition.batches().iter().filter(|batch| batch.last_offset < partition.high_watermark()) {
         if batch.is_control() {
             let ended = open.remove(&batch.producer_id).unwrap_or_default();
-            records.extend(ended.into_iter().filter(|_| batch.commits()));
+            if batch.commits() { &mut committed } else { &mut aborted }.extend(ended);
         } else if !is_reserved(batch.producer_id) {
             let placed = (batch.base_offset, batch.last_offset + 1, numbers(&batch.bytes));
             if batch.is_transactional() {
                 open.entry(batch.producer_id).or_default().push(placed);
             } else {
-                records.push(placed);
+                committed.push(placed);
             }
         }
     }
-    records.sort_by_key(|(base_offset, ..)| *base_offset);
-    records.into_iter().flat_map(|(_, next, numbers)| numbers.into_iter().map(move |number| (next, number))).collect()
+    let placed = |mut batches: Batches| {
+        batches.sort_by_key(|(base_offset, ..)| *base_offset);
+        let records = |(_, next, numbers): (i64, i64, Vec<u64>)| numbers.into_iter().map(move |number| (next, number));
+        batches.into_iter().flat_map(records).collect()
+    };
+    Born { committed: placed(committed), aborted: placed(aborted) }
 }

@@ -250,6 +250,7 @@ impl Membership {
         let now = Instant::now();
         let generation = self.member.generation();
         self.member.joined(sent, now, answer.error_code, &answer.member_id, answer.generation_id);
+        self.mind_the_coordinator(answer.error_code).await;
         self.note_refusal("join", answer.error_code, generation);
         self.publish();
         if answer.error_code == 0 {
@@ -281,6 +282,7 @@ impl Membership {
         self.others_known = false;
         let generation = self.member.generation();
         let taken = self.member.synced(sent, now, answer.error_code, assigned, !leads || members > 1);
+        self.mind_the_coordinator(answer.error_code).await;
         self.note_refusal("get a share in", answer.error_code, generation);
         if answer.error_code != 0 {
             return;
@@ -405,6 +407,7 @@ impl Membership {
         let (sent, code) = self.heartbeat().await;
         let code = code?;
         let waits = self.member.beaten(sent, Instant::now(), code);
+        self.mind_the_coordinator(code).await;
         self.note_refusal("stay in", code, 0);
         self.publish();
         Ok(waits)
@@ -435,15 +438,20 @@ impl Membership {
         let now = Instant::now();
         match code {
             Ok(code) => {
-                if !matches!(code, 0 | error_code::REBALANCE_IN_PROGRESS) {
-                    self.parts.progress.forget_coordinator().await;
-                    self.beats = Line::default();
-                }
                 self.member.beaten(sent, now, code);
+                self.mind_the_coordinator(code).await;
                 self.note_refusal("stay in", code, 0);
                 self.look_around(now).await;
             }
             Err(error) => self.failed(now, &error).await,
+        }
+    }
+
+    /// A broker that does not coordinate the group, or not now, is asked no more before it is known who does.
+    async fn mind_the_coordinator(&mut self, code: i16) {
+        if matches!(code, error_code::COORDINATOR_NOT_AVAILABLE | error_code::NOT_COORDINATOR) {
+            self.parts.progress.forget_coordinator().await;
+            (self.joins, self.beats) = (Line::default(), Line::default());
         }
     }
 
