@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use common::{DIFFLUENT, assert_topic_equal, wait_mirrored};
 use diffluent::client::sasl::exchange::{Credentials, Exchange, Next};
 use diffluent::config::Mechanism;
-use diffluent_testbed::kafka::cluster::Listener;
+use diffluent_testbed::kafka::Listener;
 use diffluent_testbed::kafka::sasl::{MECHANISMS, SASL, unsecured_token};
 use diffluent_testbed::tokens::{SCOPE, TokenEndpoint};
 use diffluent_testbed::{Authority, Call, Cluster, Identity, Proxy, ProxyConfig, RegionConfig, Tools, Workload};

@@ -26,9 +26,6 @@ pub struct Planted {
 /// The seeds, not what shows that one replays.
 const SIMULATION: &[&str] = &["--test", "simulation", "whatever"];
 
-/// The same, where several proxies share a cluster's streams: what they agree on matters to no proxy that is alone.
-const FLEET: &[&str] = &["--config", "env.DIFFLUENT_FLEET=\"1\"", "--test", "simulation", "whatever"];
-
 /// The bugs that must be caught.
 pub const BUGS: &[Planted] = &[
     Planted {
@@ -205,28 +202,28 @@ pub const BUGS: &[Planted] = &[
         file: "src/mirror/ownership/member.rs",
         from: "self.lease.is_none_or(|until| until <= now);",
         to: "self.lease.is_none_or(|until| until + self.times.session * 9 <= now);",
-        tests: FLEET,
+        tests: SIMULATION,
     },
     Planted {
         name: "shares a stream out to two members",
         file: "src/mirror/ownership/sharing.rs",
         from: "Claim::Member(at) => shares[at].take(topic, partition),",
         to: "Claim::Member(at) => [0, at].into_iter().for_each(|at| shares[at].take(topic, partition)),",
-        tests: FLEET,
+        tests: SIMULATION,
     },
     Planted {
         name: "begins where it would, before nobody else can say otherwise",
         file: "src/mirror/start.rs",
         from: "if !door_closed(keeping, first).await {",
         to: "if keeping.pass == Pass::Waiting && !door_closed(keeping, first).await {",
-        tests: FLEET,
+        tests: SIMULATION,
     },
     Planted {
         name: "asks for no rebalance where nobody has a stream",
         file: "src/mirror/ownership/run.rs",
         from: "self.look_for_unowned = self.has_unowned();",
         to: "self.look_for_unowned = self.has_unowned() && self.unowned_pause.is_zero();",
-        tests: FLEET,
+        tests: SIMULATION,
     },
 ];
 

@@ -201,14 +201,14 @@ fn topology(clusters: usize, dice: &mut Dice) -> (Vec<Route>, Vec<usize>) {
 
 impl Plan {
     /// What the seed means where several proxies may share a cluster's streams.
-    pub fn with_fleet(seed: u64) -> Self {
-        let mut plan = Self { with_fleet: true, ..Self::new(seed) };
+    pub fn new(seed: u64) -> Self {
+        let mut plan = Self { with_fleet: true, ..Self::alone(seed) };
         plan.draw_fleet();
         plan
     }
 
     /// What the seed means, with one proxy a cluster.
-    pub fn new(seed: u64) -> Self {
+    pub fn alone(seed: u64) -> Self {
         let mut dice = Dice::new(seed, 1);
         let clusters = 2 + usize::try_from(dice.below(3)).expect("small");
         let brokers: Vec<i32> = (0..clusters).map(|_| 1 + i32::try_from(dice.below(3)).expect("small")).collect();
@@ -346,8 +346,8 @@ impl Plan {
 
     /// The command that runs it again.
     pub fn command(&self) -> String {
-        let fleet = if self.with_fleet { "DIFFLUENT_FLEET=1 " } else { "" };
-        format!("{fleet}DIFFLUENT_SEED={} cargo test --test simulation", self.seed)
+        let alone = if self.with_fleet { "" } else { "DIFFLUENT_ALONE=1 " };
+        format!("{alone}DIFFLUENT_SEED={} cargo test --test simulation", self.seed)
     }
 
     /// All proxies.

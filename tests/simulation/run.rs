@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use diffluent::lag::{RegionLag, State as LagState};
@@ -20,7 +20,7 @@ use super::proxy::{self, Fronts, SESSION, Seen, Site, broker_host, region_name};
 
 /// When the simulated time begins, milliseconds since the epoch.
 const EPOCH_MS: i64 = 1_800_000_000_000;
-const TICK: Duration = Duration::from_millis(2);
+const TICK: Duration = Duration::from_millis(4);
 /// After the trouble everything must come to rest within this time, milliseconds: a connection that died without a word is found after 45 s.
 const SETTLED_WITHIN_MS: u64 = 180_000;
 /// A run takes about a second of real time.
@@ -30,7 +30,7 @@ const STOPPED_WITHIN_MS: u64 = 6_000;
 /// Several proxies mirror the same stream for no longer than this, milliseconds: a session, and the time that it takes to join and to show it.
 const SHARED_FOR_MS: u64 = SESSION.as_millis() as u64 + 5_000;
 /// How often the oracle looks, milliseconds.
-const LOOK_EVERY_MS: u64 = 500;
+const LOOK_EVERY_MS: u64 = 1_000;
 
 /// A topic's name.
 pub fn topic_name(topic: usize) -> String {

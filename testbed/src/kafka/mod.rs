@@ -1,10 +1,11 @@
 //! Apache Kafka itself: fetched, formatted, started, asked, hurt and stopped.
 //!
-//! Owns: the artifacts and their cache ([`artifacts`]), Java commands ([`java`]), clusters ([`cluster`]), their logins and rights
+//! Owns: the artifacts and their cache ([`artifacts`]), Java commands ([`java`]), clusters ([`builder`], [`cluster`]), their logins and rights
 //! ([`sasl`], [`rules`]), the few admin calls that tests need ([`admin`]), its own tools as clients ([`tools`]), and a plugin for telemetry ([`telemetry`]).
 
 pub mod admin;
 pub mod artifacts;
+pub mod builder;
 pub mod cluster;
 pub mod java;
 pub mod rules;
@@ -15,7 +16,8 @@ mod warm;
 
 pub use admin::Admin;
 pub use artifacts::Kafka;
-pub use cluster::{Cluster, ClusterBuilder, Listener};
+pub use builder::{ClusterBuilder, Listener};
+pub use cluster::Cluster;
 pub use java::Output;
 pub use telemetry::Telemetry;
 pub use tools::Tools;

@@ -12,7 +12,8 @@ use kafka_protocol::messages::{CreateAclsRequest, DeleteAclsRequest};
 use kafka_protocol::protocol::StrBytes;
 
 use super::admin::Admin;
-use super::cluster::{Cluster, ClusterBuilder, Listener};
+use super::builder::{ClusterBuilder, Listener};
+use super::cluster::Cluster;
 
 /// The name of the SASL listener: [`Cluster::bootstrap_of`] gives its address.
 pub const SASL: &str = "SASL";
