@@ -32,6 +32,9 @@ const SHARED_FOR_MS: u64 = SESSION.as_millis() as u64 + 5_000;
 /// How often the oracle looks, milliseconds.
 const LOOK_EVERY_MS: u64 = 1_000;
 
+/// How often a long run says how far it is, seeds.
+const TELL_EVERY: usize = 500;
+
 /// A topic's name.
 pub fn topic_name(topic: usize) -> String {
     format!("topic-{topic}")
@@ -44,7 +47,12 @@ pub fn all(plans: &[Plan], run: impl Fn(&Plan) -> Result<(), String> + Sync) -> 
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
-                while let Some(plan) = plans.get(next.fetch_add(1, Ordering::Relaxed)) {
+                loop {
+                    let begun = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(plan) = plans.get(begun) else { break };
+                    if begun > 0 && begun % TELL_EVERY == 0 {
+                        eprintln!("{begun} of {} seeds", plans.len());
+                    }
                     let seed = plan.seed;
                     let outcome = watched(seed, || catch_unwind(AssertUnwindSafe(|| run(plan))));
                     let why = match outcome {

@@ -39,7 +39,7 @@ use crate::mirror::topic_list::{MirroredTopic, mirrored_topics};
 const PROTOCOL_TYPE: &str = "consumer";
 /// The local cluster is asked for its topics before a join, if that takes no longer.
 const TOPICS_WITHIN: Duration = Duration::from_secs(1);
-/// Heartbeats in a row that may be lost while the answer to a join is waited for.
+/// Heartbeats in a row that may be lost while an answer is waited for, and that may find it given though it has not come: then it does not come any more.
 const SILENT_MAX: u32 = 3;
 /// How long leaving the group may take.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
@@ -103,9 +103,19 @@ struct Membership {
     told: Option<String>,
 }
 
+/// What the coordinator says of an answer that a member waits for.
+enum Awaited {
+    NotGiven,
+    Given,
+    /// It is no member any more, or must join anew.
+    InVain,
+}
+
 /// A group as its coordinator describes it.
 struct Described {
     is_stable: bool,
+    /// It waits for members to join.
+    is_joining: bool,
     members: Vec<DescribedMember>,
 }
 
@@ -371,7 +381,7 @@ impl Membership {
 
     async fn wait_for<T>(&mut self, mut answering: impl Future<Output = T> + Unpin) -> Option<T> {
         let mut beat_at = Instant::now() + self.member.times().beat;
-        let mut silent = 0;
+        let (mut silent, mut given) = (0, 0);
         loop {
             let wake = self.member.lease().map_or(beat_at, |lease| lease.min(beat_at));
             tokio::select! {
@@ -383,8 +393,9 @@ impl Membership {
                         continue;
                     }
                     match self.is_waited_for().await {
-                        Ok(true) => silent = 0,
-                        Ok(false) => return None,
+                        Ok(Awaited::NotGiven) => (silent, given) = (0, 0),
+                        Ok(Awaited::Given) if given + 1 < SILENT_MAX => (silent, given) = (0, given + 1),
+                        Ok(Awaited::Given | Awaited::InVain) => return None,
                         Err(error) => {
                             silent += 1;
                             if silent == SILENT_MAX {
@@ -399,10 +410,12 @@ impl Membership {
         }
     }
 
-    /// Whether the coordinator still knows that this member waits for an answer.
-    async fn is_waited_for(&mut self) -> Result<bool, ClientError> {
+    /// Whether the answer that is waited for can still come.
+    async fn is_waited_for(&mut self) -> Result<Awaited, ClientError> {
         if self.member.generation() < 0 {
-            return self.describe().await.map(|_| true);
+            let group = self.describe().await?;
+            let given = !group.is_joining && group.members.iter().any(|member| self.is_me(member));
+            return Ok(if given { Awaited::Given } else { Awaited::NotGiven });
         }
         let (sent, code) = self.heartbeat().await;
         let code = code?;
@@ -410,7 +423,12 @@ impl Membership {
         self.mind_the_coordinator(code).await;
         self.note_refusal("stay in", code, 0);
         self.publish();
-        Ok(waits)
+        Ok(match code {
+            // The next generation has begun.
+            error_code::ILLEGAL_GENERATION if waits => Awaited::Given,
+            _ if waits => Awaited::NotGiven,
+            _ => Awaited::InVain,
+        })
     }
 
     fn is_me(&self, member: &DescribedMember) -> bool {
@@ -592,7 +610,7 @@ async fn describe(local: &Cluster, progress: &Progress, group: &GroupId) -> Resu
     let coordinator = progress.coordinator().await?;
     let answer = local.call(coordinator, &DescribeGroupsRequest::default().with_groups(vec![group.clone()])).await?;
     let Some(group) = answer.groups.into_iter().next() else {
-        return Ok(Described { is_stable: false, members: Vec::new() });
+        return Ok(Described { is_stable: false, is_joining: false, members: Vec::new() });
     };
     if !matches!(group.error_code, 0 | error_code::GROUP_ID_NOT_FOUND) {
         let name = group.group_id.0.as_str();
@@ -606,7 +624,12 @@ async fn describe(local: &Cluster, progress: &Progress, group: &GroupId) -> Resu
         said: member.member_metadata,
         assigned: member.member_assignment,
     });
-    Ok(Described { is_stable: group.group_state.as_str() == "Stable", members: members.collect() })
+    let state = group.group_state.as_str();
+    Ok(Described {
+        is_stable: state == "Stable",
+        is_joining: state == "PreparingRebalance",
+        members: members.collect(),
+    })
 }
 
 /// A connection to the coordinator, made when it is needed.
