@@ -188,7 +188,7 @@ async fn a_rewound_stream_sends_again_what_comes_after(world: &World) -> Result<
     assert!(code == Some(64) && told.is_empty() && complaint.contains("say --yes"), "{code:?} {complaint}");
     let (code, told, complaint) = diffluent(proxy, "rewind", &[&args[..], &["--yes"]].concat()).await?;
     assert_eq!((code, complaint.as_str()), (Some(0), ""));
-    assert!(told.contains("1 streams begin anew") && told.contains("from source offset 300 back to 290"), "{told}");
+    assert!(told.contains("streams begun anew: 1,") && told.contains("from source offset 300 back to 290"), "{told}");
     wait_mirrored(eu, proxy, &["us"], &["events"]).await?;
     // By time: the record with this timestamp is at offset 250.
     let answer = done(proxy, "/regions/us/topics/events/rewind?time=1700000000250").await?;

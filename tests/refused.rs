@@ -64,6 +64,18 @@ async fn a_refused_batch_stalls_its_stream_alone_until_it_is_stepped_over_or_all
     assert_eq!(Workload { partition: Some(1), ..small.clone() }.run().await?.failed, 0);
     stream_when(&proxy, 1, "mirrored", |stream| stream["next_source_offset"] == 20).await?;
 
+    // The region says which of its streams it is.
+    let asked = Instant::now();
+    let said = loop {
+        let lag = proxy.region_lag("us").await?;
+        if lag["state"] == "stalled" {
+            break lag["reason"].as_str().unwrap_or_default().to_owned();
+        }
+        assert!(asked.elapsed() < PATIENCE, "{lag:#}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(said.starts_with(&format!("{TOPIC}, partition 0: ")) && said.contains("source offset 20"), "{said}");
+
     // Any other batch is not stepped over.
     let refused = skip(&proxy, 19)?;
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");

@@ -77,7 +77,7 @@ async fn assert_named(proxy: &Proxy, cluster: &str, right: &str, resource: &str)
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     let command = format!("--add --allow-principal {PRINCIPAL} --operation {right} --{kind} {name}");
-    ensure!(reason.starts_with(&format!("{cluster}: {PRINCIPAL} lacks")) && reason.contains(&command), "{reason}");
+    ensure!(reason.contains(&format!("{cluster}: {PRINCIPAL} lacks")) && reason.contains(&command), "{reason}");
     let line = format!("lacks the right {right} on {resource}");
     let log = proxy.log_text()?;
     ensure!(log.lines().any(|said| said.contains(" WARN ") && said.contains(&line)), "not in the log: {line}\n{log}");

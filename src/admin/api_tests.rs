@@ -204,7 +204,7 @@ async fn each_command_is_an_event_with_who_and_what_is_wrong_is_said() {
         (
             "/regions/ap/rewind?offset=10",
             202,
-            "rewind to source offset 10: done for 1 streams, 1 left as they are; 83 offsets",
+            "rewind to source offset 10: done; streams begun anew: 1, left as they are: 1; 83 offsets",
         ),
         (
             "/regions/ap/topics/orders/partitions/0/rewind?time=2026-11-27T02:00:00Z",

@@ -198,7 +198,7 @@ async fn rewind(admin: &Admin, who: &Who, region: &str, what: Rewind) -> Answer 
     };
     let words = |rewound: &Rewound| {
         format!(
-            "done for {} streams, {} left as they are; {} offsets are read and sent again, and the region then has those records twice",
+            "done; streams begun anew: {}, left as they are: {}; {} offsets are read and sent again, and what of them the region holds it then has twice",
             rewound.rewound, rewound.left, rewound.offsets
         )
     };

@@ -163,7 +163,7 @@ impl Rewind {
             return Ok(ExitCode::SUCCESS);
         }
         println!(
-            "{} streams begin anew, {} are left as they are; {} offsets are read and sent again",
+            "streams begun anew: {}, left as they are: {}; {} offsets are read and sent again",
             answer["rewound"], answer["left"], answer["offsets"]
         );
         let list = |key: &str| answer[key].as_array().cloned().unwrap_or_default();

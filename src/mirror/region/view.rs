@@ -174,11 +174,16 @@ impl Region {
         }
         let topics: Vec<TopicLag> = topics.into_values().collect();
         let mut state = topics.iter().map(|topic| topic.state).max().unwrap_or(State::Mirroring);
-        let mut reason = topics
-            .iter()
-            .flat_map(|topic| &topic.partitions)
-            .find(|partition| partition.state == state)
-            .and_then(|partition| partition.reason.clone());
+        let partitions = || topics.iter().flat_map(|topic| topic.partitions.iter().map(move |one| (topic, one)));
+        let worst = partitions().find(|(_, partition)| partition.state == state);
+        let mut reason = worst.and_then(|(_, partition)| partition.reason.clone());
+        if state == State::Stalled
+            && let Some((topic, worst)) = worst
+            && partitions().any(|(_, partition)| partition.reason != worst.reason)
+        {
+            // One of several: the offset that it speaks of is in this one's log.
+            reason = reason.map(|reason| format!("{}, partition {}: {reason}", topic.topic, worst.partition));
+        }
         if state < State::Stalled
             && let Some((_, hidden)) = self.hidden().into_iter().next()
         {
