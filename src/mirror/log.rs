@@ -236,10 +236,10 @@ pub(super) async fn search_back(
     Ok(Stretch::Read(None))
 }
 
-/// The source offset behind which exactly `records` records up to `end` are a stream's, if the batch before it fits.
+/// The source offset behind which exactly `records` records up to `end` are a stream's, if the batch before it fits; without a fingerprint whatever it holds.
 pub(super) async fn step_back(
     log: &mut Log<'_>,
-    fingerprint: &Fingerprint,
+    fingerprint: Option<&Fingerprint>,
     records: i64,
     start: i64,
     end: i64,
@@ -254,7 +254,11 @@ pub(super) async fn step_back(
         let read = log.read(low, end, |batch, passed_over| {
             if !passed_over {
                 let own = i64::from(batch.header.record_count);
-                behind.push_back((batch.header.next_offset(), own, fingerprint.fits(batch)));
+                behind.push_back((
+                    batch.header.next_offset(),
+                    own,
+                    fingerprint.is_none_or(|fingerprint| fingerprint.fits(batch)),
+                ));
                 count += own;
                 while let Some((_, own, _)) = behind.front()
                     && count - own > records

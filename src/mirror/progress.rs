@@ -4,7 +4,8 @@
 //! tool that shows consumer lag shows replication lag. The rest of the position is in the commit's metadata:
 //!
 //! ```text
-//! diffluent/1 epoch=0 sequence=1200 region_offset=5100 region_leader_epoch=4 topic_id=<uuid> [producer_id=9] [lost=7] [diverged=2] [skipped=1]
+//! diffluent/1 epoch=0 sequence=1200 region_offset=5100 region_leader_epoch=4 topic_id=<uuid>
+//! [region_topic_id=<uuid>] [producer_id=9] [lost=7] [diverged=2] [skipped=1]
 //! ```
 //!
 //! Where records that were born elsewhere are forwarded, several streams share the partition and the commit. The committed offset is the lowest of theirs:
@@ -60,6 +61,8 @@ pub struct Position {
     pub region_leader_epoch: i32,
     /// The source topic's id: another one means another topic of the same name.
     pub topic_id: Uuid,
+    /// The id of the region's topic when the stream first wrote there; nil where it is not known. Another one means that it was deleted and made anew.
+    pub region_topic_id: Uuid,
     /// The producer id that the region has handed out, where its brokers refuse the stream's own.
     pub handed_out_id: Option<i64>,
     /// What the region never gets, or has and should not.
@@ -111,6 +114,7 @@ impl fmt::Display for Details<'_> {
             region_offset,
             region_leader_epoch,
             topic_id,
+            region_topic_id,
             handed_out_id,
             toll,
             ..
@@ -121,6 +125,9 @@ impl fmt::Display for Details<'_> {
              region_leader_epoch={region_leader_epoch} topic_id={topic_id}",
             if forwarded.is_some() { 2 } else { 1 }
         )?;
+        if !region_topic_id.is_nil() {
+            write!(f, " region_topic_id={}", region_topic_id.simple())?;
+        }
         handed_out_id.map_or(Ok(()), |id| write!(f, " producer_id={id}"))?;
         let tolls =
             [("lost", toll.lost_records), ("diverged", toll.diverged_records), ("skipped", toll.skipped_records)];
@@ -180,6 +187,7 @@ impl Commit {
                 region_offset: field(&fields, "region_offset").filter(|offset| *offset >= 0)?,
                 region_leader_epoch: field(&fields, "region_leader_epoch")?,
                 topic_id: field(&fields, "topic_id")?,
+                region_topic_id: field(&fields, "region_topic_id").unwrap_or_default(),
                 handed_out_id: field(&fields, "producer_id").filter(|id| *id >= 0),
                 toll: Toll {
                     lost_records: field(&fields, "lost").unwrap_or(0),
@@ -191,7 +199,7 @@ impl Commit {
                 return Some(position.into());
             }
             let entries = fields.get("forward")?.split(',').filter(|entry| !entry.is_empty());
-            let forwarded = entries.map(|entry| forwarded(entry, offset, position.topic_id)).collect::<Option<_>>()?;
+            let forwarded = entries.map(|entry| forwarded(entry, offset, &position)).collect::<Option<_>>()?;
             Some(Self { position, forwarded: Some(forwarded) })
         };
         read().ok_or_else(foreign)
@@ -199,7 +207,7 @@ impl Commit {
 }
 
 /// One entry of `forward=`.
-fn forwarded(entry: &str, offset: i64, topic_id: Uuid) -> Option<(i64, Position)> {
+fn forwarded(entry: &str, offset: i64, head: &Position) -> Option<(i64, Position)> {
     let mut fields = entry.split(':');
     let producer_id = i64::from_str_radix(fields.next()?, 16).ok()?;
     // Wide enough for each field.
@@ -212,7 +220,8 @@ fn forwarded(entry: &str, offset: i64, topic_id: Uuid) -> Option<(i64, Position)
         region_offset: i64::try_from(next()?).ok().filter(|offset| *offset >= 0)?,
         region_leader_epoch: i32::try_from(next()?).ok()?,
         source_leader_epoch: i32::try_from(next()?).ok()?,
-        topic_id,
+        topic_id: head.topic_id,
+        region_topic_id: head.region_topic_id,
         handed_out_id: None,
         toll: Toll::default(),
     };
@@ -447,6 +456,7 @@ mod tests {
             region_offset: 5_100,
             region_leader_epoch: -1,
             topic_id: Uuid::from_u128(7),
+            region_topic_id: Uuid::from_u128(7),
             handed_out_id: None,
             toll: Toll::default(),
         }
@@ -466,7 +476,11 @@ mod tests {
         let fallen_back = Commit::from(Position { handed_out_id: Some(1_000), ..position() });
         assert_eq!(read_back(&fallen_back), Ok(fallen_back.clone()));
         let metadata = Details(&commit).to_string();
-        assert!(metadata.len() < 150, "{} bytes: 5000 partitions must fit in a commit of 1 MB", metadata.len());
+        assert!(
+            metadata.len() * COMMIT_PARTITIONS_MAX < COMMIT_BYTES_MAX,
+            "{} bytes: a commit has room for less",
+            metadata.len()
+        );
     }
 
     #[test]

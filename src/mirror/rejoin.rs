@@ -24,6 +24,7 @@ use super::committed::Origin;
 use super::log::{Last, Log, SEARCH_BYTES_MAX, Stretch, bounds, nothing_follows, offset_at, search_back, step_on};
 use super::offsets::{Which, list_offsets, name};
 use super::progress::{Partition, Position};
+use super::retrace;
 use super::scan::{Remembered, remembered};
 use super::stream::{Found, Obstacle};
 use crate::client::ClientError;
@@ -71,6 +72,8 @@ pub enum Rejoined {
     Gone {
         /// The first offset of the local log.
         source_start: i64,
+        /// In the same topic: its log was cut, nobody has deleted it.
+        same_topic: bool,
     },
     /// A person must decide about this batch.
     Stalled(String, Obstacle),
@@ -192,7 +195,10 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, rejoin: &Rejoin) -
                 let position = Position { region_offset: region_start, region_leader_epoch: region_epoch, ..*position };
                 return retired_row(remembered, position, &mut here, (source_start, source_end)).await;
             }
-            _ if known => Rejoined::Gone { source_start },
+            _ if known => {
+                let now = retrace::topic_id(region, &there_at.0).await?;
+                Rejoined::Gone { source_start, same_topic: retrace::is_same(now, position.region_topic_id) }
+            }
             Some(First { header, .. }) => Rejoined::Begins {
                 source_offset: header.base_offset,
                 row: (header.producer_epoch, header.base_sequence),

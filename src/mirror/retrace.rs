@@ -8,6 +8,8 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
+use uuid::Uuid;
+
 use super::batch::Fingerprint;
 use super::committed::Origin;
 use super::log::{
@@ -79,8 +81,12 @@ pub enum Retraced {
     Gone {
         /// The region's log end.
         region_offset: i64,
-        /// The first offset of the local log.
+        /// Where the stream began, or the first offset of the local log.
         source_start: i64,
+        /// The region's topic now, nil where it has no id.
+        region_topic_id: Uuid,
+        /// It is the one that the stream has written to: its log was cut, nobody has deleted it.
+        same_topic: bool,
     },
     /// A person must decide.
     Stalled(String),
@@ -146,7 +152,20 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, trace: &Trace) -> 
     let position = trace.position;
     let Some(Last { epoch, found }) = last else {
         if position.region_offset >= region_start || region_start == 0 {
-            return Ok(Retraced::Gone { region_offset: region_end, source_start });
+            let region_topic_id = topic_id(region, &trace.region.0).await?;
+            let same_topic = is_same(region_topic_id, position.region_topic_id);
+            // In its first incarnation, the sequence says how much it wrote.
+            let begun = if same_topic && position.producer_epoch == 0 {
+                let (records, end) = (i64::from(position.sequence), position.source_offset.min(source_end));
+                match step_back(&mut here, None, records, source_start, end).await? {
+                    Stretch::Failed(code) => return Ok(failed(code)),
+                    Stretch::Read(begun) => begun,
+                }
+            } else {
+                None
+            };
+            let source_start = begun.unwrap_or(source_start);
+            return Ok(Retraced::Gone { region_offset: region_end, source_start, region_topic_id, same_topic });
         }
         // Retention took all that the stream wrote, or all that it wrote behind its position. How much that was only the broker remembers.
         let remembered = match remembered(region, node_id, &trace.region, trace.producer_id).await {
@@ -207,7 +226,7 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, trace: &Trace) -> 
             Stretch::Read(None)
         } else if is_behind {
             let end = position.source_offset.min(source_end);
-            step_back(&mut here, &found.fingerprint, records, source_start, end).await?
+            step_back(&mut here, Some(&found.fingerprint), records, source_start, end).await?
         } else {
             step_on(&mut here, Some(&found.fingerprint), i64::from(ahead), position.source_offset, source_end).await?
         };
@@ -259,6 +278,19 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, trace: &Trace) -> 
             region.name()
         ))),
     }
+}
+
+/// A region's topic's id, asked for now; nil where it has none.
+///
+/// # Errors
+/// Those of the call.
+pub(super) async fn topic_id(region: &Cluster, topic: &str) -> Result<Uuid, ClientError> {
+    Ok(region.refresh().await?.topics.get(topic).map(|topic| topic.id).unwrap_or_default())
+}
+
+/// Whether both are known, and the same topic.
+pub(super) fn is_same(one: Uuid, other: Uuid) -> bool {
+    one == other && !one.is_nil()
 }
 
 /// Finds where the region's log and the source's part: from the position on, batch by batch.

@@ -242,6 +242,7 @@ async fn local_positions(
                         region_offset: 0,
                         region_leader_epoch: -1,
                         topic_id: stream.topic_id,
+                        region_topic_id: Uuid::nil(),
                         handed_out_id: None,
                         toll: Toll::default(),
                     };
@@ -290,6 +291,7 @@ async fn begin(
             denied.extend(denial.map(|denial| (stream.stream, denial.to_string())));
         }
     }
+    let metadata = region.metadata();
     let mut outcomes = Vec::new();
     let mut commits = Vec::new();
     let starting: BTreeMap<usize, Partition> =
@@ -311,8 +313,16 @@ async fn begin(
                 ));
             }
             (Some(Wrote::No), Some(Ok(end))) => {
-                let position =
-                    Position { region_offset: end.offset, region_leader_epoch: end.leader_epoch, ..position };
+                let position = Position {
+                    region_offset: end.offset,
+                    region_leader_epoch: end.leader_epoch,
+                    region_topic_id: metadata
+                        .topics
+                        .get(&stream.region_topic)
+                        .map(|topic| topic.id)
+                        .unwrap_or_default(),
+                    ..position
+                };
                 let commit = Commit { position, forwarded: stream.forwards.then(BTreeMap::new) };
                 commits.push((stream.partition.clone(), commit));
                 let ready = Started::Ready { position, never_wrote: true, unproven: false, forwarded: None };

@@ -90,6 +90,7 @@ impl Region {
                 region_offset: 0,
                 region_leader_epoch: 0,
                 topic_id: Uuid::nil(),
+                region_topic_id: Default::default(),
                 handed_out_id: None,
                 toll: Default::default(),
             };

@@ -8,7 +8,7 @@ use diffluent_testbed::model::Model;
 use diffluent_testbed::model::batch::Batch;
 use diffluent_testbed::model::partition::Partition;
 
-use super::plan::{Plan, Route};
+use super::plan::{Fault, Plan, Route};
 use super::records::numbers;
 
 /// A record of an origin's log: the offset behind its batch, and its number.
@@ -49,7 +49,13 @@ pub struct Oracle {
 impl Oracle {
     /// An oracle for these clusters.
     pub fn new(clusters: Vec<Arc<Model>>, plan: Arc<Plan>) -> Self {
-        let forget = |cluster: &usize| plan.brokers_are[*cluster].forget_after_ms.is_some() && !plan.faults.is_empty();
+        // Several proxies may write the same row for a while: a broker that forgets them then takes from one what it has of another.
+        let told_to = |cluster: usize| {
+            let forgets = |(_, fault): &(u64, Fault)| matches!(fault, Fault::Forget { cluster: at } if *at == cluster);
+            plan.has_fleet() && plan.faults.iter().any(forgets)
+        };
+        let by_age = |cluster: usize| plan.brokers_are[cluster].forget_after_ms.is_some() && !plan.faults.is_empty();
+        let forget = |cluster: &usize| by_age(*cluster) || told_to(*cluster);
         Self {
             forgetful: (0..clusters.len()).filter(forget).collect(),
             clusters,

@@ -308,10 +308,6 @@ impl Plan {
             _ => true,
         });
         self.faults.sort_by_key(|(at, _)| *at);
-        // Those that start together all write the same rows until the group has a generation: a broker that forgets them then takes from one what it has of another.
-        if self.has_fleet() {
-            self.faults.retain(|(at, fault)| !matches!(fault, Fault::Forget { .. }) || *at > FIRST_GENERATION_MS);
-        }
         // Where nothing is lost on purpose it can be told where a stream has begun.
         let harmless = self.forwards.is_empty() && !self.faults.iter().any(|(_, fault)| fault.harms());
         self.start_latest = dice.one_in(4) && harmless;
@@ -354,6 +350,14 @@ impl Plan {
     pub fn proxies(&self) -> Vec<ProxyId> {
         let of = |cluster: usize| (0..self.fleet[cluster]).map(move |number| ProxyId { cluster, number });
         self.with_proxies().into_iter().flat_map(of).collect()
+    }
+
+    /// Whether a stream may stall because nothing tells where it stands: its progress is lost, and so is what its region has got last.
+    pub fn may_need_a_person(&self, route: Route) -> bool {
+        let any = |what: &dyn Fn(&Fault) -> bool| self.faults.iter().any(|(_, fault)| what(fault));
+        any(
+            &|fault| matches!(fault, Fault::ProgressLost { cluster, region } if (*cluster, *region) == (route.from, route.to)),
+        ) && any(&|fault| matches!(fault, Fault::Unclean { cluster, .. } if *cluster == route.from))
     }
 
     /// Whether several proxies share a cluster's streams.
@@ -408,11 +412,13 @@ impl Plan {
         };
         // Twins rely on the brokers' memory, and write under one id only if it is the reserved one.
         let regions_only = !self.origins.contains(&cluster) && self.forwards.is_empty();
+        // What comes back from there is held back.
+        let one_way = regions_only && !self.routes.iter().any(|route| route.from == cluster);
         let forgets =
             |(_, fault): &(u64, Fault)| matches!(fault, Fault::ProgressLost { region, .. } if *region == cluster);
         Brokers {
             // Under such an id a stream knows its records no more once its progress is lost.
-            refuse_foreign_ids: drawn.refuse_foreign_ids && regions_only && !self.faults.iter().any(forgets),
+            refuse_foreign_ids: drawn.refuse_foreign_ids && one_way && !self.faults.iter().any(forgets),
             // A local broker that forgets its own producers makes duplicates of its own.
             forget_after_ms: drawn.forget_after_ms.filter(|_| regions_only),
             ..drawn

@@ -138,6 +138,12 @@ struct Shown {
     state: LagState,
 }
 
+impl Shown {
+    fn is_stalled(&self) -> bool {
+        self.state == LagState::Stalled
+    }
+}
+
 enum Mend {
     Broker(usize, i32),
     Proxy(ProxyId),
@@ -444,11 +450,17 @@ impl World<'_> {
 
     fn is_settled(&mut self) -> Result<(), String> {
         for stream in self.oracle.streams() {
-            self.oracle.compare(&stream)?;
+            let route = Route { from: stream.origin, to: stream.region };
+            let waits_for_a_person = self.plan.may_need_a_person(route)
+                && self.shown(route, &stream.topic, stream.partition).iter().any(Shown::is_stalled);
+            if !waits_for_a_person {
+                self.oracle.compare(&stream)?;
+            }
         }
         for (route, topic, partition) in self.ways() {
             match self.shown(route, &topic, partition).as_slice() {
                 [Shown { records: 0, state: LagState::Mirroring, .. }] => {}
+                [shown] if shown.is_stalled() && self.plan.may_need_a_person(route) => {}
                 other => return Err(format!("{route:?} {topic}-{partition}: equal, but what is shown is {other:?}")),
             }
         }

@@ -108,7 +108,7 @@ impl Region {
     }
 
     fn unknown_row(&self, head: usize, source_offset: i64) -> Position {
-        let Position { source_leader_epoch, topic_id, .. } = self.slots[head].stream.position();
+        let Position { source_leader_epoch, topic_id, region_topic_id, .. } = self.slots[head].stream.position();
         Position {
             source_offset,
             source_leader_epoch,
@@ -117,6 +117,7 @@ impl Region {
             region_offset: 0,
             region_leader_epoch: -1,
             topic_id,
+            region_topic_id,
             handed_out_id: None,
             toll: Default::default(),
         }
@@ -174,18 +175,18 @@ impl Region {
                 slot.stream.begin_row(source_offset, row, region_offset);
             }
             Rejoined::Nothing(source_offset) => slot.stream.leave_row(source_offset),
-            Rejoined::Gone { source_start } => match self.parts.settings.on_region_topic_lost {
-                OnRegionTopicLost::Recreate => {
+            Rejoined::Gone { source_start, same_topic } => match self.parts.settings.on_region_topic_lost {
+                policy if same_topic || policy == OnRegionTopicLost::Recreate => {
                     incident = Some(format!(
                         "the region's topic has lost all that was forwarded to it of one origin: everything that the local log holds of it, from offset \
                          {source_start} on, is sent again"
                     ));
                     slot.stream.leave_row(source_start);
                 }
-                OnRegionTopicLost::Stop => {
+                _ => {
                     let reason = format!(
-                        "the region's topic {} has lost all that was forwarded to partition {partition} of this origin: it was deleted and made anew, \
-                         or its log was wiped; nothing more of it is sent until it is restored; set on_region_topic_lost = \"recreate\" for the region \
+                        "the region's topic {} has lost all that was forwarded to partition {partition} of this origin: it was deleted and made anew; \
+                         nothing more of it is sent until it is restored; set on_region_topic_lost = \"recreate\" for the region \
                          to have everything sent again that the local log holds",
                         slot.stream.region_topic
                     );

@@ -52,25 +52,28 @@ impl Region {
                 let epoch = slot.stream.position().producer_epoch;
                 slot.stream.restart_at(source_offset, epoch, (region_offset, region_leader_epoch), records, 0);
             }
-            Retraced::Gone { region_offset, source_start } => match self.parts.settings.on_region_topic_lost {
-                OnRegionTopicLost::Recreate => {
-                    let epoch = slot.stream.position().producer_epoch;
-                    incident = Some(format!(
-                        "the region's topic has lost all that this stream wrote: everything that the local log holds, from offset {source_start} \
+            Retraced::Gone { region_offset, source_start, region_topic_id, same_topic } => {
+                match self.parts.settings.on_region_topic_lost {
+                    policy if same_topic || policy == OnRegionTopicLost::Recreate => {
+                        let epoch = slot.stream.position().producer_epoch;
+                        incident = Some(format!(
+                            "the region's topic has lost all that this stream wrote: everything that the local log holds, from offset {source_start} \
                          on, is sent again"
-                    ));
-                    slot.stream.restart_at(source_start, epoch, (region_offset, -1), 0, 0);
-                }
-                OnRegionTopicLost::Stop => {
-                    let reason = format!(
-                        "the region's topic {} has lost all that this stream wrote to partition {partition}: it was deleted and made anew, or \
-                         its log was wiped; nothing more is sent until it is restored; set on_region_topic_lost = \"recreate\" for the region to \
+                        ));
+                        slot.stream.restart_at(source_start, epoch, (region_offset, -1), 0, 0);
+                        slot.stream.writes_to(region_topic_id);
+                    }
+                    _ => {
+                        let reason = format!(
+                            "the region's topic {} has lost all that this stream wrote to partition {partition}: it was deleted and made \
+                         anew; nothing more is sent until it is restored; set on_region_topic_lost = \"recreate\" for the region to \
                          have everything sent again that the local log holds",
-                        slot.stream.region_topic
-                    );
-                    slot.stream.stall(reason, now);
+                            slot.stream.region_topic
+                        );
+                        slot.stream.stall(reason, now);
+                    }
                 }
-            },
+            }
             Retraced::Stalled(reason) => slot.stream.stall(reason, now),
             Retraced::Later => {
                 slot.stream.on_scan_failed(now);

@@ -319,14 +319,27 @@ impl Stream {
         }
         match &self.phase {
             Phase::Stalled { retry_at, .. } if now >= *retry_at => self.phase = self.search_at(now),
+            Phase::Replaying(_) => self.mind_the_end(now),
             _ => {}
+        }
+    }
+
+    /// What the region holds can't be found in a log that ends before it: both logs tell where they part.
+    fn mind_the_end(&mut self, now: Instant) {
+        if self.source.leader < 0 || self.next_offset < self.source.end {
+            self.replayed_at = None;
+        } else if now.duration_since(*self.replayed_at.get_or_insert(now)) >= END_PATIENCE {
+            self.drain(if self.origin == Origin::Here { After::Diverged(i64::MAX) } else { After::Rejoin });
         }
     }
 
     /// Whether [`Stream::on_tick`] has something to wait for.
     pub fn needs_ticks(&self) -> bool {
         (self.behind_since.is_some() && !(self.catching_up && self.held.is_empty()))
-            || matches!(self.phase, Phase::Stalled { .. } | Phase::Locating { .. } | Phase::Renaming { .. })
+            || matches!(
+                self.phase,
+                Phase::Stalled { .. } | Phase::Locating { .. } | Phase::Renaming { .. } | Phase::Replaying(_)
+            )
     }
 
     /// What the stream wants to read from the local log.

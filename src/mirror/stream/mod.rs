@@ -62,6 +62,8 @@ pub const HELD_PATIENCE: Duration = Duration::from_secs(1);
 pub const STALL_RETRY: Duration = Duration::from_secs(5);
 /// How long an unknown outcome waits before the region's log is searched again.
 pub const LOCATE_RETRY: Duration = Duration::from_millis(100);
+/// A log that ends before what the region holds of it is cut, if it still does after this time: a new leader knows for some seconds less than the old one.
+pub const END_PATIENCE: Duration = Duration::from_secs(30);
 /// A broker has taken what came over a lost connection within this time.
 pub const LATE_REQUESTS: Duration = Duration::from_millis(500);
 /// So many bytes may be sent with acks=1 before a barrier must follow.
@@ -332,6 +334,8 @@ pub struct Stream {
     catching_up: bool,
     /// The log was read up to here and gave no more, though it is longer: an open transaction.
     blocked_at: Option<i64>,
+    /// Since when the log is replayed to its end, and the region holds more.
+    replayed_at: Option<Instant>,
     /// What the log holds here can't be mirrored, or is gone: everything before it is sent first, then that is looked at again.
     waits_at: Option<i64>,
     /// The open transaction that holds back what comes next.
@@ -385,6 +389,7 @@ impl Stream {
             region_offset: 0,
             region_leader_epoch: -1,
             topic_id: uuid::Uuid::nil(),
+            region_topic_id: uuid::Uuid::nil(),
             handed_out_id: None,
             toll: Default::default(),
         };
@@ -412,6 +417,7 @@ impl Stream {
             behind_since: None,
             catching_up: false,
             blocked_at: None,
+            replayed_at: None,
             waits_at: None,
             waiting: None,
             tailing: true,

@@ -113,7 +113,11 @@ impl Stream {
         self.position.region_offset = region_offset;
         self.position.region_leader_epoch = region_leader_epoch;
         self.begin_incarnation(source_offset);
-        self.read_on();
+    }
+
+    /// From now on it writes to this topic of the region.
+    pub fn writes_to(&mut self, region_topic_id: uuid::Uuid) {
+        self.position.region_topic_id = region_topic_id;
     }
 
     /// An operator wants everything from `source_offset` on to be sent again, in a new incarnation: `region_end` is the region's log end and the leader epoch

@@ -69,6 +69,7 @@ impl World {
             region_offset: 0,
             region_leader_epoch: -1,
             topic_id: uuid::Uuid::nil(),
+            region_topic_id: Default::default(),
             handed_out_id: None,
             toll: Default::default(),
         };

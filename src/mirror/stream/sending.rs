@@ -235,7 +235,6 @@ impl Stream {
                 }
                 self.doubt = None;
                 self.begin_incarnation(offset);
-                self.read_on();
             }
             After::Stall(reason, obstacle) => {
                 self.phase = Phase::Stalled { reason, obstacle, retry_at: now + STALL_RETRY }
@@ -270,6 +269,7 @@ impl Stream {
         self.next_offset = self.position.source_offset;
         self.next_sequence = self.position.sequence;
         self.blocked_at = None;
+        self.replayed_at = None;
         self.waits_at = None;
         self.waiting = None;
         self.row_is_broken = false;
@@ -290,6 +290,8 @@ impl Stream {
             self.position.sequence = 0;
         }
         self.rewind();
+        // What lies between is not new, so that nobody tells of it.
+        self.read_on();
         self.phase = Phase::Committing;
     }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::{ASK_AFTER, Appended, FetchWhy, Found, LogEnds, Outgoing, Phase, SourceView, Stream};
+use super::{ASK_AFTER, Appended, Doubt, FetchWhy, Found, LogEnds, Outgoing, Phase, SourceView, Stream};
 use crate::client::error_code;
 use crate::fuzzing::records::message;
 use crate::mirror::batch::tests::{CLIENT, bytes_of};
@@ -173,6 +173,7 @@ impl World {
             region_offset: 0,
             region_leader_epoch: 0,
             topic_id: uuid::Uuid::nil(),
+            region_topic_id: Default::default(),
             handed_out_id: None,
             toll: Default::default(),
         };
@@ -531,6 +532,52 @@ fn offsets_that_retention_took_are_counted_once_and_only_after_everything_before
     assert_eq!((at.source_offset, at.sequence, at.producer_epoch, at.toll.lost_records), (20, 0, 1, 15));
     assert_eq!(stream.on_source_lost(20), None, "once");
     assert_eq!(stream.phase(), &Phase::Committing, "the new incarnation is committed before its first batch");
+}
+
+#[test]
+fn a_stream_whose_source_was_cut_reads_what_lies_there_now_though_nobody_tells_of_it() {
+    let now = Instant::now();
+    let mut stream = with_two_read(now, 5);
+    send_one(&mut stream, now);
+    send_one(&mut stream, now);
+    // Offsets 2 to 4 are lost, and 2 and 3 written anew.
+    stream.on_source(SourceView { leader: 2, leader_epoch: 1, end: 4, keeps_epochs: true }, now);
+    stream.on_epoch_end(stream.wants_epoch_check().expect("a newer epoch"), 2);
+    let looks_at = stream.wants_fetch().expect("it looks what lies there").offset;
+    let log = bytes_of(2, 2, 20, 1, CLIENT);
+    stream.on_fetched(looks_at, fetched(log, looks_at, now), Vec::new(), ends(4), now);
+    stream.leave_draining(now);
+    assert_eq!(stream.take_diverged_records(), Some(3));
+    stream.on_committed(stream.position());
+    let want = stream.wants_fetch().map(|want| (want.offset, want.why));
+    assert_eq!(want, Some((2, FetchWhy::CatchUp)), "{:?}", stream.phase());
+}
+
+#[test]
+fn a_stream_that_finds_more_in_the_region_than_its_source_has_left_compares_both_logs() {
+    let now = Instant::now();
+    let mut stream = World::new(1).stream;
+    stream.start(Position { source_offset: 0, ..stream.position() }, false, now);
+    stream.on_source(SourceView { leader: 1, leader_epoch: 0, end: 2, keeps_epochs: true }, now);
+    let last = fetched(bytes_of(4, 1, 20, 0, CLIENT), 4, now).next_batch(i32::MAX).expect("one").expect("readable");
+    let fingerprint = Fingerprint::of(&last);
+    stream.on_scanned(Some(Found { next_sequence: 5, region_offset: 5, region_leader_epoch: 0, fingerprint }), false);
+    let log = bytes_of(0, 2, 20, 0, CLIENT);
+    stream.on_fetched(0, fetched(log, 0, now), Vec::new(), ends(2), now);
+    assert!(matches!(stream.phase(), Phase::Replaying(_)) && stream.needs_ticks(), "{:?}", stream.phase());
+    stream.on_tick(now);
+    stream.on_tick(now + super::END_PATIENCE / 2);
+    assert!(matches!(stream.phase(), Phase::Replaying(_)), "a new leader may know more in a moment");
+    stream.on_tick(now + super::END_PATIENCE);
+    stream.leave_draining(now);
+    assert_eq!(
+        stream.doubt(),
+        Some(Doubt::Source(i64::MAX)),
+        "{:?} {} {:?}",
+        stream.phase(),
+        stream.next_offset,
+        stream.source
+    );
 }
 
 #[test]
