@@ -50,7 +50,7 @@ pub fn all(plans: &[Plan], run: impl Fn(&Plan) -> Result<(), String> + Sync) -> 
                 loop {
                     let begun = next.fetch_add(1, Ordering::Relaxed);
                     let Some(plan) = plans.get(begun) else { break };
-                    if begun > 0 && begun % TELL_EVERY == 0 {
+                    if begun > 0 && begun.is_multiple_of(TELL_EVERY) {
                         eprintln!("{begun} of {} seeds", plans.len());
                     }
                     let seed = plan.seed;
