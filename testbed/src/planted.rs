@@ -225,6 +225,34 @@ pub const BUGS: &[Planted] = &[
         to: "self.look_for_unowned = self.has_unowned() && self.unowned_pause.is_zero();",
         tests: SIMULATION,
     },
+    Planted {
+        name: "goes on asking a broker that coordinates the group no longer",
+        file: "src/mirror/ownership/run.rs",
+        from: "if matches!(code, error_code::COORDINATOR_NOT_AVAILABLE | error_code::NOT_COORDINATOR) {",
+        to: "if code == error_code::COORDINATOR_NOT_AVAILABLE {",
+        tests: SIMULATION,
+    },
+    Planted {
+        name: "waits for news of what lies below a log's end",
+        file: "src/mirror/stream/sending.rs",
+        from: "        self.read_on();\n        self.phase = Phase::Committing;",
+        to: "        self.phase = Phase::Committing;",
+        tests: SIMULATION,
+    },
+    Planted {
+        name: "takes a region's cut log for a topic that was deleted",
+        file: "src/mirror/retrace.rs",
+        from: "one == other && !one.is_nil()",
+        to: "one == other && one.is_nil()",
+        tests: SIMULATION,
+    },
+    Planted {
+        name: "looks for ever for what its source has lost",
+        file: "src/mirror/stream/feeds.rs",
+        from: ">= END_PATIENCE {",
+        to: ">= END_PATIENCE * 1_000 {",
+        tests: SIMULATION,
+    },
 ];
 
 /// What the simulation said about a bug.
