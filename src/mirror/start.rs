@@ -284,6 +284,10 @@ async fn begin(
         ends = list_all(region, &partitions, Which::End).await;
     }
     let wrote = who_wrote(region, &streams, &ends).await?;
+    // Another proxy may have begun them since the progress was read: it commits before it writes.
+    let written = streams.iter().filter(|(stream, _)| matches!(wrote.get(&stream.stream), Some(Wrote::Yes)));
+    let written: Vec<Partition> = written.map(|(stream, _)| stream.partition.clone()).collect();
+    let begun = if written.is_empty() { BTreeMap::new() } else { keeping.progress.load(&written).await? };
     let mut denied: BTreeMap<usize, String> = BTreeMap::new();
     for (stream, _) in &streams {
         if let Some(Err(code)) = ends.get(&there(stream)) {
@@ -299,6 +303,13 @@ async fn begin(
     for (stream, position) in streams {
         if let Some(reason) = denied.get(&stream.stream) {
             outcomes.push((stream.stream, Started::Stalled(reason.clone())));
+            continue;
+        }
+        let begun = begun.get(&stream.partition).and_then(|commit| commit.as_ref().ok());
+        if let Some(Commit { position, forwarded }) = begun.filter(|begun| begun.position.topic_id == stream.topic_id) {
+            let (position, forwarded) = (*position, forwarded.clone());
+            let ready = Started::Ready { position, never_wrote: false, unproven: false, forwarded };
+            outcomes.push((stream.stream, ready));
             continue;
         }
         match (wrote.get(&stream.stream), ends.get(&there(stream))) {
