@@ -38,6 +38,8 @@ pub struct Oracle {
     aborted: BTreeMap<(usize, String, i32), BTreeSet<u64>>,
     /// What retention took from a region, in order. Where that forwards, others may never get it.
     retired: BTreeMap<StreamKey, Vec<u64>>,
+    /// What an origin's log lost, of what it had committed: a region that has it may get it once more, from a producer that sends it again.
+    cut: BTreeMap<(usize, String, i32), BTreeSet<u64>>,
     /// Whether an origin's log has lost committed records.
     source_harmed: bool,
     /// Whether a region's log has.
@@ -62,6 +64,7 @@ impl Oracle {
             plan,
             ever: BTreeMap::new(),
             aborted: BTreeMap::new(),
+            cut: BTreeMap::new(),
             retired: BTreeMap::new(),
             source_harmed: false,
             region_harmed: false,
@@ -73,6 +76,26 @@ impl Oracle {
         self.remember();
         self.source_harmed |= self.plan.origins.contains(&cluster);
         self.region_harmed = true;
+    }
+
+    /// Notes what `cut` takes from the end of a cluster's log.
+    pub fn note_cut(&mut self, cluster: usize, cut: impl FnOnce()) {
+        self.before_harm(cluster);
+        let committed = |oracle: &Self| -> BTreeMap<(usize, String, i32), BTreeSet<u64>> {
+            let state = oracle.clusters[cluster].look();
+            let partitions = state.topics.iter().flat_map(|(topic, known)| {
+                (0..).zip(&known.partitions).map(move |(index, partition)| ((cluster, topic.clone(), index), partition))
+            });
+            let numbers = |partition| born_here(partition).committed.into_iter().map(|(_, number)| number).collect();
+            partitions.map(|(key, partition)| (key, numbers(partition))).collect()
+        };
+        let before = committed(self);
+        cut();
+        let after = committed(self);
+        for (key, before) in before {
+            let gone = before.difference(&after[&key]).copied();
+            self.cut.entry(key).or_default().extend(gone);
+        }
     }
 
     /// Notes what `retention` takes from a cluster's logs.
@@ -160,7 +183,9 @@ impl Oracle {
         let once: BTreeSet<u64> = held.iter().copied().collect();
         let forgetful = self.forgetful.contains(&stream.region);
         if once.len() != held.len() && !forgetful {
-            let more = more_often(&held, &expected);
+            let key = (stream.origin, stream.topic.clone(), stream.partition);
+            let may_be_there = expected.iter().chain(self.cut.get(&key).into_iter().flatten()).copied();
+            let more = more_often(&held, may_be_there);
             if let Some(first) = more.first() {
                 return Err(format!("{stream:?}: {} records twice, the first is {first}", more.len()));
             }
@@ -248,10 +273,10 @@ impl Oracle {
 }
 
 /// What is held more often than it is in the origin's log. There it may be twice: a broker that has forgotten an idempotent producer takes again what that sends again.
-fn more_often(held: &[u64], origin: &[u64]) -> Vec<u64> {
+fn more_often(held: &[u64], origin: impl Iterator<Item = u64>) -> Vec<u64> {
     let mut left: BTreeMap<u64, usize> = BTreeMap::new();
     for number in origin {
-        *left.entry(*number).or_default() += 1;
+        *left.entry(number).or_default() += 1;
     }
     let mut more = Vec::new();
     for number in held {

@@ -29,6 +29,8 @@ const LONG: Duration = Duration::from_secs(60);
 const STOPPED_WITHIN_MS: u64 = 6_000;
 /// Several proxies mirror the same stream for no longer than this, milliseconds: a session, and the time that it takes to join and to show it.
 const SHARED_FOR_MS: u64 = SESSION.as_millis() as u64 + 5_000;
+/// How often transactions are ended that nobody ends any more, milliseconds.
+const REST_EVERY_MS: u64 = 20_000;
 /// How often the oracle looks, milliseconds.
 const LOOK_EVERY_MS: u64 = 1_000;
 
@@ -121,6 +123,8 @@ struct World<'a> {
     stops: BTreeMap<ProxyId, Arc<AtomicBool>>,
     /// Proxies that do not run, or are about to end.
     down: BTreeSet<ProxyId>,
+    /// Routes whose proxies have shared their streams out.
+    shared: BTreeSet<Route>,
     /// Since when a stream has several owners, milliseconds.
     shared_since: BTreeMap<(Route, String, i32), u64>,
     oracle: Oracle,
@@ -300,6 +304,7 @@ impl World<'_> {
             seen,
             stops,
             down: BTreeSet::new(),
+            shared: BTreeSet::new(),
             shared_since: BTreeMap::new(),
             oracle,
             mends: Vec::new(),
@@ -313,6 +318,7 @@ impl World<'_> {
     fn run(&mut self) -> Result<(), String> {
         let mut faults = self.plan.faults.clone().into_iter().peekable();
         let mut next_look = LOOK_EVERY_MS;
+        let mut next_rest = TROUBLE_MS + 4_000;
         let mut rested = false;
         loop {
             self.sim.step().map_err(|error| format!("a host failed: {error}"))?;
@@ -333,7 +339,11 @@ impl World<'_> {
                 if !std::mem::replace(&mut rested, true) {
                     let all = std::mem::take(&mut self.mends);
                     self.mend(all);
+                }
+                // A producer's last requests may come late.
+                if at >= next_rest {
                     self.rest();
+                    next_rest += REST_EVERY_MS;
                 }
                 match self.is_settled() {
                     Ok(()) => return Ok(()),
@@ -385,15 +395,26 @@ impl World<'_> {
             // Two that start at the same moment both mirror everything until the group has a generation; and what was said is a moment old.
             let at = self.elapsed_ms();
             let key = (route, topic, partition);
-            if shown.iter().filter(|shown| matches!(shown.state, LagState::Mirroring | LagState::CatchingUp)).count()
-                < 2
-            {
+            let mirroring =
+                shown.iter().filter(|shown| matches!(shown.state, LagState::Mirroring | LagState::CatchingUp)).count();
+            if mirroring < 2 || !self.has_shared(route) {
                 self.shared_since.remove(&key);
             } else if at - *self.shared_since.entry(key.clone()).or_insert(at) > SHARED_FOR_MS {
                 return Err(format!("{key:?}: mirrored by several proxies for longer than a session: {}", self.told()));
             }
         }
         Ok(())
+    }
+
+    /// Whether the group of a route's proxies had a generation with its assignment: before that all of them mirror everything, which takes as long as the coordinator is away.
+    fn has_shared(&mut self, route: Route) -> bool {
+        let group = format!("diffluent.{}", region_name(route.to));
+        let stable = self.clusters[route.from]
+            .change(|state, now| state.group(&group, now).phase() == diffluent_testbed::model::group::Phase::Stable);
+        if stable {
+            self.shared.insert(route);
+        }
+        self.shared.contains(&route)
     }
 
     /// Each partition on each route.
@@ -558,14 +579,16 @@ impl World<'_> {
                 });
             }
             Fault::Unclean { cluster, topic, partition, back } => {
-                self.oracle.before_harm(cluster);
-                self.clusters[cluster].change(|state, now| {
-                    if let Some(partition) = state.partition_mut(&topic_name(topic), partition) {
-                        let next = partition.replicas().into_iter().find(|node_id| *node_id != partition.leader);
-                        if let Some(next) = next {
-                            partition.unclean_election(next, partition.high_watermark() - back, now);
+                let model = &self.clusters[cluster];
+                self.oracle.note_cut(cluster, || {
+                    model.change(|state, now| {
+                        if let Some(partition) = state.partition_mut(&topic_name(topic), partition) {
+                            let next = partition.replicas().into_iter().find(|node_id| *node_id != partition.leader);
+                            if let Some(next) = next {
+                                partition.unclean_election(next, partition.high_watermark() - back, now);
+                            }
                         }
-                    }
+                    });
                 });
             }
             Fault::ProgressLost { cluster, region } => {

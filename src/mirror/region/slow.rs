@@ -138,7 +138,14 @@ impl Region {
             }
         }
         let needed: BTreeSet<Lane> = self.aside.iter().map(|stream| self.slots[*stream].lane()).collect();
-        // A link whose queue is gone ends by itself.
-        self.links.retain(|lane, _| !lane.aside || needed.contains(lane));
+        let unneeded: Vec<Lane> =
+            self.links.keys().filter(|lane| lane.aside && !needed.contains(lane)).copied().collect();
+        for lane in unneeded {
+            // It ends by itself, now that its queue is gone. What was ready for it goes another way.
+            for stream in self.links.remove(&lane).into_iter().flat_map(|link| link.ready) {
+                self.slots[stream].queued = false;
+                self.touch(stream);
+            }
+        }
     }
 }
