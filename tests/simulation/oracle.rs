@@ -181,7 +181,7 @@ impl Oracle {
         let mut held = self.retired.get(stream).cloned().unwrap_or_default();
         held.extend(self.held(stream));
         let once: BTreeSet<u64> = held.iter().copied().collect();
-        let forgetful = self.forgetful.contains(&stream.region);
+        let forgetful = self.forgetful.contains(&stream.region) || self.plan.may_come_late(stream.origin);
         if once.len() != held.len() && !forgetful {
             let key = (stream.origin, stream.topic.clone(), stream.partition);
             let may_be_there = expected.iter().chain(self.cut.get(&key).into_iter().flatten()).copied();

@@ -360,6 +360,13 @@ impl Plan {
         ) && any(&|fault| matches!(fault, Fault::Unclean { cluster, .. } if *cluster == route.from))
     }
 
+    /// Whether what one proxy of a cluster has sent may arrive while another one begins a new incarnation of the stream: that one has searched before.
+    pub fn may_come_late(&self, cluster: usize) -> bool {
+        let late = |fault: &Fault| matches!(fault, Fault::StandsStill { proxy, .. } | Fault::Hold { proxy, .. } if proxy.cluster == cluster);
+        let any = |what: &dyn Fn(&Fault) -> bool| self.faults.iter().any(|(_, fault)| what(fault));
+        self.fleet[cluster] > 1 && any(&late) && any(&Fault::harms)
+    }
+
     /// Whether several proxies share a cluster's streams.
     pub fn has_fleet(&self) -> bool {
         self.with_proxies().into_iter().any(|cluster| self.fleet[cluster] > 1)
