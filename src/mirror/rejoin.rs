@@ -94,7 +94,9 @@ pub async fn rejoin(
         asked.retain(|rejoin| match rejoin.first {
             Some(first) if rejoin.position.producer_epoch < 0 && empty.contains(&rejoin.region) => {
                 let row = (first.producer_epoch, first.base_sequence);
-                let begins = Rejoined::Begins { source_offset: first.base_offset, row, region_offset: 0 };
+                // The log may begin within a batch.
+                let source_offset = first.base_offset.max(rejoin.position.source_offset);
+                let begins = Rejoined::Begins { source_offset, row, region_offset: 0 };
                 outcomes.push((rejoin.stream, begins));
                 false
             }
@@ -200,7 +202,8 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, rejoin: &Rejoin) -
                 Rejoined::Gone { source_start, same_topic: retrace::is_same(now, position.region_topic_id) }
             }
             Some(First { header, .. }) => Rejoined::Begins {
-                source_offset: header.base_offset,
+                // The log may begin within a batch.
+                source_offset: header.base_offset.max(from),
                 row: (header.producer_epoch, header.base_sequence),
                 region_offset: region_end,
             },
@@ -241,7 +244,7 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, rejoin: &Rejoin) -
         }
     }
     if header.base_timestamp >= found.fingerprint.base_timestamp() {
-        return Ok(row(header.base_offset, epoch, found));
+        return Ok(row(header.base_offset.max(from), epoch, found));
     }
     if young.is_none() {
         // Nothing here is as young as what the region has: another path is ahead.
