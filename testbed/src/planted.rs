@@ -150,8 +150,8 @@ pub const BUGS: &[Planted] = &[
     Planted {
         name: "commits a new incarnation after its first batch",
         file: "src/mirror/stream/sending.rs",
-        from: "self.rewind();\n        self.phase = Phase::Committing;",
-        to: "self.rewind();\n        self.phase = Phase::Sending { primed: false };",
+        from: "self.read_on();\n        self.phase = Phase::Committing;",
+        to: "self.read_on();\n        self.phase = Phase::Sending { primed: false };",
         tests: SIMULATION,
     },
     Planted {
