@@ -66,7 +66,7 @@ impl Region {
                     _ => {
                         let reason = format!(
                             "the region's topic {} has lost all that this stream wrote to partition {partition}: it was deleted and made \
-                         anew; nothing more is sent until it is restored; set on_region_topic_lost = \"recreate\" for the region to \
+                         anew, or topic_name has changed; nothing more is sent until it is restored; set on_region_topic_lost = \"recreate\" for the region to \
                          have everything sent again that the local log holds",
                             slot.stream.region_topic
                         );
