@@ -69,6 +69,11 @@ impl Metadata {
     pub fn leader(&self, topic: &str, partition: i32) -> Option<Leader> {
         self.topics.get(topic)?.partitions.get(&partition).copied().filter(|leader| leader.node_id >= 0)
     }
+
+    /// A topic's id; nil where there is no such topic, or brokers give none.
+    pub fn topic_id(&self, topic: &str) -> Uuid {
+        self.topics.get(topic).map(|topic| topic.id).unwrap_or_default()
+    }
 }
 
 /// A cluster and the connections to it.

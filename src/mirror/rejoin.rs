@@ -198,7 +198,7 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, rejoin: &Rejoin) -
                 return retired_row(remembered, position, &mut here, (source_start, source_end)).await;
             }
             _ if known => {
-                let now = retrace::topic_id(region, &there_at.0).await?;
+                let now = region.refresh().await?.topic_id(&there_at.0);
                 Rejoined::Gone { source_start, same_topic: retrace::is_same(now, position.region_topic_id) }
             }
             Some(First { header, .. }) => Rejoined::Begins {

@@ -152,7 +152,7 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, trace: &Trace) -> 
     let position = trace.position;
     let Some(Last { epoch, found }) = last else {
         if position.region_offset >= region_start || region_start == 0 {
-            let region_topic_id = topic_id(region, &trace.region.0).await?;
+            let region_topic_id = region.refresh().await?.topic_id(&trace.region.0);
             let same_topic = is_same(region_topic_id, position.region_topic_id);
             // In its first incarnation, the sequence says how much it wrote.
             let begun = if same_topic && position.producer_epoch == 0 {
@@ -278,14 +278,6 @@ async fn one(local: &Cluster, region: &Cluster, node_id: i32, trace: &Trace) -> 
             region.name()
         ))),
     }
-}
-
-/// A region's topic's id, asked for now; nil where it has none.
-///
-/// # Errors
-/// Those of the call.
-pub(super) async fn topic_id(region: &Cluster, topic: &str) -> Result<Uuid, ClientError> {
-    Ok(region.refresh().await?.topics.get(topic).map(|topic| topic.id).unwrap_or_default())
 }
 
 /// Whether both are known, and the same topic.

@@ -327,11 +327,7 @@ async fn begin(
                 let position = Position {
                     region_offset: end.offset,
                     region_leader_epoch: end.leader_epoch,
-                    region_topic_id: metadata
-                        .topics
-                        .get(&stream.region_topic)
-                        .map(|topic| topic.id)
-                        .unwrap_or_default(),
+                    region_topic_id: metadata.topic_id(&stream.region_topic),
                     ..position
                 };
                 let commit = Commit { position, forwarded: stream.forwards.then(BTreeMap::new) };

@@ -53,8 +53,7 @@ impl Oracle {
     pub fn new(clusters: Vec<Arc<Model>>, plan: Arc<Plan>) -> Self {
         // Several proxies may write the same row for a while: a broker that forgets them then takes from one what it has of another.
         let told_to = |cluster: usize| {
-            let forgets = |(_, fault): &(u64, Fault)| matches!(fault, Fault::Forget { cluster: at } if *at == cluster);
-            plan.has_fleet() && plan.faults.iter().any(forgets)
+            plan.has_fleet() && plan.any_fault(|fault| matches!(fault, Fault::Forget { cluster: at } if *at == cluster))
         };
         let by_age = |cluster: usize| plan.brokers_are[cluster].forget_after_ms.is_some() && !plan.faults.is_empty();
         let forget = |cluster: &usize| by_age(*cluster) || told_to(*cluster);

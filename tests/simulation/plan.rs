@@ -354,17 +354,20 @@ impl Plan {
 
     /// Whether a stream may stall because nothing tells where it stands: its progress is lost, and so is what its region has got last.
     pub fn may_need_a_person(&self, route: Route) -> bool {
-        let any = |what: &dyn Fn(&Fault) -> bool| self.faults.iter().any(|(_, fault)| what(fault));
-        any(
-            &|fault| matches!(fault, Fault::ProgressLost { cluster, region } if (*cluster, *region) == (route.from, route.to)),
-        ) && any(&|fault| matches!(fault, Fault::Unclean { cluster, .. } if *cluster == route.from))
+        let lost = (route.from, route.to);
+        self.any_fault(|fault| matches!(fault, Fault::ProgressLost { cluster, region } if (*cluster, *region) == lost))
+            && self.any_fault(|fault| matches!(fault, Fault::Unclean { cluster, .. } if *cluster == route.from))
     }
 
     /// Whether what one proxy of a cluster has sent may arrive while another one begins a new incarnation of the stream: that one has searched before.
     pub fn may_come_late(&self, cluster: usize) -> bool {
         let late = |fault: &Fault| matches!(fault, Fault::StandsStill { proxy, .. } | Fault::Hold { proxy, .. } if proxy.cluster == cluster);
-        let any = |what: &dyn Fn(&Fault) -> bool| self.faults.iter().any(|(_, fault)| what(fault));
-        self.fleet[cluster] > 1 && any(&late) && any(&Fault::harms)
+        self.fleet[cluster] > 1 && self.any_fault(late) && self.any_fault(Fault::harms)
+    }
+
+    /// Whether there is such a fault.
+    pub fn any_fault(&self, what: impl Fn(&Fault) -> bool) -> bool {
+        self.faults.iter().any(|(_, fault)| what(fault))
     }
 
     /// Whether several proxies share a cluster's streams.
