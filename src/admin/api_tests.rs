@@ -457,8 +457,8 @@ fn one_line_says_whether_all_is_well() {
     };
     let ready = Readiness::ready();
     let well = [region("us", State::Mirroring, 0), region("ap", State::Mirroring, 0)];
-    assert_eq!(said(&well, &ready), (Level::Well, "All is well: all 2 regions have everything.".into()));
-    assert_eq!(said(&well[..1], &ready), (Level::Well, "All is well: us has everything.".into()));
+    assert_eq!(said(&well, &ready), (Level::Well, "All is well: all 2 regions keep up.".into()));
+    assert_eq!(said(&well[..1], &ready), (Level::Well, "All is well: us keeps up.".into()));
     assert_eq!(said(&[], &ready), (Level::Well, "Clients are served; no region is mirrored to.".into()));
     let mut behind = region("us", State::CatchingUp, 9_000);
     assert_eq!(

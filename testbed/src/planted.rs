@@ -219,6 +219,13 @@ pub const BUGS: &[Planted] = &[
         tests: SIMULATION,
     },
     Planted {
+        name: "takes what was read for it after it was taken away",
+        file: "src/mirror/region/answers.rs",
+        from: "if !self.slots[head].is_active() {\n            // Asked",
+        to: "if self.slots[head].gone {\n            // Asked",
+        tests: SIMULATION,
+    },
+    Planted {
         name: "asks for no rebalance where nobody has a stream",
         file: "src/mirror/ownership/run.rs",
         from: "self.look_for_unowned = self.has_unowned();",

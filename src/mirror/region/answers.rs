@@ -75,6 +75,10 @@ impl Region {
     /// Gives what was read of a partition to its streams.
     pub(super) fn deliver(&mut self, read: ReadPartition, at: Instant, now: Instant) {
         let head = read.stream;
+        if !self.slots[head].is_active() {
+            // Asked for before it was taken away. It would go past origins that nobody has discovered yet, and commit that.
+            return;
+        }
         if self.parts.settings.forward != Forward::Own {
             for batch in crate::mirror::batch::fetched(read.records.clone(), read.offset, at).map_while(Result::ok) {
                 self.discover(head, &batch.header, now);
