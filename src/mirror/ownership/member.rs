@@ -21,8 +21,8 @@ use super::{Other, Pass, Share, Standing, Trouble};
 use crate::client::error_code;
 use crate::mirror::progress::Partition;
 
-/// How long the first positions of streams that never ran may take before the group is joined all the same.
-pub const FIRST_POSITIONS_WITHIN: Duration = Duration::from_secs(2);
+/// How long the first positions of streams that never ran may take before the group is joined all the same: some round trips to a region at the other end of the world.
+pub const FIRST_POSITIONS_WITHIN: Duration = Duration::from_secs(5);
 /// Pause after a failure, doubled with each further one up to [`RETRY_MAX`].
 const RETRY: Duration = Duration::from_millis(100);
 /// The longest pause between two tries.
@@ -217,7 +217,7 @@ impl Member {
             self.hold = Hold::Everything;
             self.extend(sent + self.times.session);
             self.phase = if is_empty {
-                Phase::Alone { until: now + FIRST_POSITIONS_WITHIN }
+                Phase::Alone { until: now + FIRST_POSITIONS_WITHIN.min(self.times.session / 2) }
             } else {
                 Phase::Joining { at: now }
             };

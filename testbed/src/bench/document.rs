@@ -4,10 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-fn path() -> Result<PathBuf> {
+/// Where the documentation is.
+///
+/// # Errors
+/// When the testbed is not inside the repository.
+pub(super) fn folder() -> Result<PathBuf> {
     let testbed = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     let root = Path::new(&testbed).parent().context("the testbed is not inside the repository")?;
-    Ok(root.join("docs/BENCHMARKS.md"))
+    Ok(root.join("docs"))
 }
 
 /// Replaces the row's part of docs/BENCHMARKS.md, or adds it at the end.
@@ -15,7 +19,7 @@ fn path() -> Result<PathBuf> {
 /// # Errors
 /// When the file can't be read or written.
 pub(super) fn write(row: &str, text: &str) -> Result<()> {
-    let path = path()?;
+    let path = folder()?.join("BENCHMARKS.md");
     let old = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     std::fs::write(&path, replaced(&old, row, text)).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -7,11 +7,13 @@
 //! mark that is missed is shown as missed, and the run still succeeds; an error is something that could not be measured.
 
 mod catch_up_row;
+mod chart;
 mod dead_region_row;
 mod document;
 mod far_partition_row;
 mod fill;
 mod frozen_row;
+mod growth_row;
 mod haproxy;
 mod idle_row;
 mod latency_row;
@@ -52,10 +54,12 @@ pub enum Row {
     DeadRegion,
     /// What TLS in and TLS out cost, beside HAProxy with TLS at the same ends.
     Tls,
+    /// How cost grows with partitions, regions, connections and the size of records.
+    Growth,
 }
 
 impl Row {
-    const ALL: [Row; 9] = [
+    const ALL: [Row; 10] = [
         Row::Proxy,
         Row::Latency,
         Row::FarPartition,
@@ -65,6 +69,7 @@ impl Row {
         Row::Idle,
         Row::DeadRegion,
         Row::Tls,
+        Row::Growth,
     ];
 
     fn name(self) -> &'static str {
@@ -78,6 +83,7 @@ impl Row {
             Row::Idle => "idle",
             Row::DeadRegion => "dead-region",
             Row::Tls => "tls",
+            Row::Growth => "growth",
         }
     }
 }
@@ -125,6 +131,7 @@ pub async fn run(options: Options) -> Result<()> {
             Row::Idle => idle_row::measure(&binary, &options).await,
             Row::DeadRegion => dead_region_row::measure(&binary, &options).await,
             Row::Tls => tls_row::measure(&binary, &options).await,
+            Row::Growth => growth_row::measure(&binary, &options).await,
         };
         let text = measured.with_context(|| format!("row {}", row.name()))?;
         println!("\n{text}\n{machine}");

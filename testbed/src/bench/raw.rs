@@ -43,7 +43,11 @@ pub(super) fn batch(batch_bytes: u64) -> Result<(Bytes, u64)> {
     Ok((batch_of(count, RECORD_BYTES)?, count))
 }
 
-fn batch_of(count: u64, record_bytes: u64) -> Result<Bytes> {
+/// A record batch of `count` records of `record_bytes`.
+///
+/// # Errors
+/// When it can't be encoded.
+pub(super) fn batch_of(count: u64, record_bytes: u64) -> Result<Bytes> {
     let timestamp =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).context("a clock before 1970")?;
     let timestamp = i64::try_from(timestamp.as_millis()).context("a clock too far ahead")?;
