@@ -5,6 +5,7 @@ mod common;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
+use common::progress::{Progress, commit};
 use common::{DIFFLUENT, PATIENCE, assert_topic_equal, wait_mirrored};
 use diffluent_testbed::kafka::rules::{On, Operation};
 use diffluent_testbed::verify::Kind;
@@ -120,6 +121,22 @@ async fn a_topic_that_is_made_deleted_and_made_anew_is_mirrored_each_time_from_i
     let report = world.compare(TOPIC).await?;
     assert_eq!((report.records, report.count(Kind::Extra)), (70, 100), "what the first one held stays: {report}");
     assert_eq!((report.count(Kind::Missing), report.count(Kind::Duplicate)), (0, 0), "{report}");
+    proxy.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_goes_on_where_an_earlier_topic_of_the_same_name_was() -> Result<()> {
+    const TOPIC: &str = "same-name";
+    let world = world().await?;
+    world.eu.create_topic(TOPIC, 1, 1, &[]).await?;
+    run(Workload { records: 100, ..Workload::new(&world.eu.bootstrap(), TOPIC) }).await?;
+    // A cluster drops what is committed of a topic that is deleted; but this commit was under way then, and came when the next topic was there.
+    let stale =
+        Progress { topic: TOPIC.to_owned(), topic_id: uuid::Uuid::from_u128(1), source_records: 60, region_records: 0 };
+    commit(&world.eu, TOPIC, &[stale]).await?;
+    let proxy = Proxy::start(DIFFLUENT, world.config(TOPIC, TOPIC)).await?;
+    wait_mirrored(&world.eu, &proxy, &[TOPIC], &[TOPIC]).await?;
+    assert_topic_equal(&world.eu, &world.us, TOPIC).await?;
     proxy.finish().await
 }
 

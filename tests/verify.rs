@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use bytes::{Bytes, BytesMut};
+use common::progress::{Progress, commit};
 use common::{DIFFLUENT, PATIENCE, wait_mirrored};
 use diffluent::mirror::identity::reserved_producer_id;
 use diffluent_testbed::records::record;
@@ -15,11 +16,8 @@ use diffluent_testbed::workload::Transactions;
 use diffluent_testbed::{Call, Cluster, Codec, Proxy, ProxyConfig, RegionConfig, Workload};
 use kafka_protocol::indexmap::IndexMap;
 use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
-use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::{
-    DeleteRecordsRequest, FindCoordinatorRequest, GroupId, OffsetCommitRequest, ProduceRequest, TopicName,
-};
+use kafka_protocol::messages::{DeleteRecordsRequest, ProduceRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions};
 use serde_json::{Value, json};
@@ -295,41 +293,6 @@ async fn append(cluster: &Cluster, topic: &str, records: &[Record], producer_id:
     Ok(())
 }
 
-/// Commits what a stream would have committed after mirroring `source` records, with the region's log ending at `region`.
-async fn commit(eu: &Cluster, topics: &[(String, uuid::Uuid, usize, usize)]) -> Result<()> {
-    let group = GroupId(StrBytes::from_static_str("diffluent.us"));
-    let mut call = Call::connect(&eu.bootstrap()).await?;
-    let since = Instant::now();
-    loop {
-        let found = call.call(&FindCoordinatorRequest::default().with_key(group.0.clone()), 3).await?;
-        let topics = (topics.iter())
-            .map(|(topic, id, source, region)| {
-                let metadata = format!(
-                    "diffluent/1 epoch=0 sequence={source} region_offset={region} region_leader_epoch=0 topic_id={id}"
-                );
-                let partition = OffsetCommitRequestPartition::default()
-                    .with_partition_index(0)
-                    .with_committed_offset(*source as i64)
-                    .with_committed_leader_epoch(0)
-                    .with_committed_metadata(Some(StrBytes::from_string(metadata)));
-                OffsetCommitRequestTopic::default().with_name(name(topic)).with_partitions(vec![partition])
-            })
-            .collect();
-        let request = OffsetCommitRequest::default()
-            .with_group_id(group.clone())
-            .with_generation_id_or_member_epoch(-1)
-            .with_topics(topics);
-        if found.error_code == 0 {
-            let answer = call.call(&request, 8).await?;
-            if answer.topics.iter().flat_map(|topic| &topic.partitions).all(|partition| partition.error_code == 0) {
-                return Ok(());
-            }
-        }
-        ensure!(since.elapsed() < PATIENCE, "the progress can't be committed");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
 /// A damage: the topic's name, what is done to the region's records, and the one difference that must be told.
 type Damage = (&'static str, fn(&mut Vec<Record>), Value);
 
@@ -372,9 +335,11 @@ async fn each_kind_of_damage_in_a_region_is_named_with_its_offsets() -> Result<(
         // Others' records, behind: of another stream, and of a client.
         append(&us, topic, &records(3), Some(reserved_producer_id("another", topic_id))).await?;
         append(&us, topic, &records(2), None).await?;
-        committed.push((topic.to_owned(), topic_id, RECORDS, region.len() + 5));
+        let topic = topic.to_owned();
+        let (source_records, region_records) = (RECORDS, region.len() + 5);
+        committed.push(Progress { topic, topic_id, source_records, region_records });
     }
-    commit(&eu, &committed).await?;
+    commit(&eu, "us", &committed).await?;
     eu.create_topic("fresh", 1, 1, &[]).await?;
     let region = RegionConfig::new("us", &us.bootstrap());
     let proxy = Proxy::prepare(DIFFLUENT, ProxyConfig::new("eu", &eu.bootstrap()).region_with(region))?;

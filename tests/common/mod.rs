@@ -1,6 +1,7 @@
 //! Set-up that the tests share: clusters, a proxy in front of the first, and the comparison at the end.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod progress;
 pub mod scripted;
 
 use std::process::Stdio;

@@ -31,6 +31,8 @@ const STOPPED_WITHIN_MS: u64 = 6_000;
 const SHARED_FOR_MS: u64 = SESSION.as_millis() as u64 + 5_000;
 /// How often transactions are ended that nobody ends any more, milliseconds.
 const REST_EVERY_MS: u64 = 20_000;
+/// No partition gets so many records from its producers.
+const GOES_AROUND: i64 = 50_000;
 /// How often the oracle looks, milliseconds.
 const LOOK_EVERY_MS: u64 = 1_000;
 
@@ -376,7 +378,16 @@ impl World<'_> {
     /// What diffluent says must be true at any moment.
     fn look(&mut self) -> Result<(), String> {
         for cluster in &self.clusters {
-            cluster.change(|state, now| state.each_partition(|partition| partition.replicate(now)));
+            let mut most = 0;
+            cluster.change(|state, now| {
+                state.each_partition(|partition| {
+                    partition.replicate(now);
+                    most = most.max(partition.end());
+                });
+            });
+            if most > GOES_AROUND {
+                return Err(format!("a partition has {most} records: they go around"));
+            }
         }
         for (route, topic, partition) in self.ways() {
             let group = format!("diffluent.{}", region_name(route.to));

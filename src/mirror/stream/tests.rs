@@ -581,6 +581,33 @@ fn a_stream_that_finds_more_in_the_region_than_its_source_has_left_compares_both
 }
 
 #[test]
+fn what_the_region_holds_last_is_told_by_its_content_and_not_by_its_place_in_the_row() {
+    let now = Instant::now();
+    let log = bytes_of(0, 1, 20, 0, CLIENT);
+    let there = |region_log: Bytes| {
+        let mut stream = World::new(1).stream;
+        stream.start(Position { source_offset: 0, ..stream.position() }, false, now);
+        stream.on_source(SourceView { leader: 1, leader_epoch: 0, end: 1, keeps_epochs: true }, now);
+        let last = fetched(region_log, 0, now).next_batch(i32::MAX).expect("one").expect("readable");
+        let fingerprint = Fingerprint::of(&last);
+        stream
+            .on_scanned(Some(Found { next_sequence: 1, region_offset: 1, region_leader_epoch: 0, fingerprint }), false);
+        stream.on_fetched(0, fetched(log.clone(), 0, now), Vec::new(), ends(1), now);
+        stream
+    };
+    let same = there(log.clone());
+    assert_eq!((same.position().source_offset, same.doubt()), (1, None), "{:?}", same.phase());
+    // As many records at the same place: the source has lost what the region got, and was written anew.
+    let other = there(bytes_of(0, 1, 21, 0, CLIENT));
+    assert_eq!(
+        (other.position().source_offset, other.doubt()),
+        (0, Some(Doubt::Source(i64::MAX))),
+        "{:?}",
+        other.phase()
+    );
+}
+
+#[test]
 fn a_link_that_is_lost_while_nothing_is_sent_has_the_regions_log_searched_before_anything_is() {
     let now = Instant::now();
     let mut stream = with_two_read(now, 30);

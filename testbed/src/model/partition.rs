@@ -45,6 +45,8 @@ pub struct Partition {
     producers: Producers,
     /// Aborted transactions: producer id, first offset, the marker's offset.
     aborted: Vec<(i64, i64, i64)>,
+    /// Transactions that have ended: first offset, the marker's offset. As long as the marker may be lost, they may be open again.
+    ended: Vec<(i64, i64)>,
 }
 
 /// What became of an append.
@@ -87,6 +89,7 @@ impl Partition {
             followers: replicas.iter().skip(1).map(|node_id| (*node_id, follower.clone())).collect(),
             producers: Producers::default(),
             aborted: Vec::new(),
+            ended: Vec::new(),
         }
     }
 
@@ -135,9 +138,9 @@ impl Partition {
     }
 
     fn note(&mut self, batch: &Batch) {
-        if let Some(first) = self.producers.note(batch)
-            && !batch.commits()
-        {
+        let Some(first) = self.producers.note(batch) else { return };
+        self.ended.push((first, batch.base_offset));
+        if !batch.commits() {
             self.aborted.push((batch.producer_id, first, batch.base_offset));
         }
     }
@@ -271,6 +274,7 @@ impl Partition {
         self.epochs.retain(|(epoch, start)| *start < self.end || *epoch == 0);
         self.producers = Producers::default();
         self.aborted.clear();
+        self.ended.clear();
         for batch in std::mem::take(&mut self.batches) {
             self.note(&batch);
             self.batches.push(batch);
@@ -296,6 +300,7 @@ impl Partition {
             self.start = start;
             self.batches.retain(|batch| batch.last_offset >= start);
             self.aborted.retain(|(_, _, last)| *last >= start);
+            self.ended.retain(|(_, last)| *last >= start);
         }
     }
 
@@ -316,14 +321,20 @@ impl Partition {
 
     /// The last stable offset: what read_committed sees ends here.
     pub fn last_stable_offset(&self) -> i64 {
-        self.producers.first_open().unwrap_or(i64::MAX).min(self.high_watermark)
+        self.last_stable_below(self.high_watermark)
+    }
+
+    fn last_stable_below(&self, high_watermark: i64) -> i64 {
+        let unsure = self.ended.iter().rev().take_while(|(_, marker)| *marker >= high_watermark);
+        let first = unsure.map(|(first, _)| *first).chain(self.producers.first_open()).min();
+        first.unwrap_or(i64::MAX).min(high_watermark)
     }
 
     /// What broker `node_id` has of the log, leader or follower; `None` where it has no replica.
     pub fn held_by(&self, node_id: i32) -> Option<Held> {
         let end = if self.leader == node_id { self.end } else { self.followers.get(&node_id)?.end };
         let high_watermark = self.high_watermark.min(end);
-        Some(Held { end, high_watermark, last_stable_offset: self.last_stable_offset().min(high_watermark) })
+        Some(Held { end, high_watermark, last_stable_offset: self.last_stable_below(high_watermark) })
     }
 
     /// The producers that broker `node_id` knows: those that wrote something that it has.
