@@ -201,8 +201,8 @@ pub const BUGS: &[Planted] = &[
     Planted {
         name: "keeps its streams when nothing is heard of the group's coordinator",
         file: "src/mirror/ownership/member.rs",
-        from: "self.lease.is_none_or(|until| until <= now);",
-        to: "self.lease.is_none_or(|until| until + self.times.session * 9 <= now);",
+        from: "self.calm_at = self.calm_at.max(sent);\n        self.extend(sent + self.times.session);",
+        to: "self.calm_at = self.calm_at.max(sent);\n        self.extend(sent + self.times.session * 10);",
         tests: SIMULATION,
     },
     Planted {

@@ -6,6 +6,7 @@
 //! May touch: child processes that it started, loopback ports, its own sections of docs/BENCHMARKS.md. Must not: judge. A
 //! mark that is missed is shown as missed, and the run still succeeds; an error is something that could not be measured.
 
+mod budget_row;
 mod catch_up_row;
 mod chart;
 mod dead_region_row;
@@ -56,10 +57,12 @@ pub enum Row {
     Tls,
     /// How cost grows with partitions, regions, connections and the size of records.
     Growth,
+    /// What one produced batch takes: system calls, allocations, bytes touched.
+    Budget,
 }
 
 impl Row {
-    const ALL: [Row; 10] = [
+    const ALL: [Row; 11] = [
         Row::Proxy,
         Row::Latency,
         Row::FarPartition,
@@ -70,6 +73,7 @@ impl Row {
         Row::DeadRegion,
         Row::Tls,
         Row::Growth,
+        Row::Budget,
     ];
 
     fn name(self) -> &'static str {
@@ -84,6 +88,7 @@ impl Row {
             Row::DeadRegion => "dead-region",
             Row::Tls => "tls",
             Row::Growth => "growth",
+            Row::Budget => "budget",
         }
     }
 }
@@ -132,6 +137,7 @@ pub async fn run(options: Options) -> Result<()> {
             Row::DeadRegion => dead_region_row::measure(&binary, &options).await,
             Row::Tls => tls_row::measure(&binary, &options).await,
             Row::Growth => growth_row::measure(&binary, &options).await,
+            Row::Budget => budget_row::measure(&binary).await,
         };
         let text = measured.with_context(|| format!("row {}", row.name()))?;
         println!("\n{text}\n{machine}");
