@@ -131,8 +131,9 @@ async fn nothing_goes_on_where_an_earlier_topic_of_the_same_name_was() -> Result
     world.eu.create_topic(TOPIC, 1, 1, &[]).await?;
     run(Workload { records: 100, ..Workload::new(&world.eu.bootstrap(), TOPIC) }).await?;
     // A cluster drops what is committed of a topic that is deleted; but this commit was under way then, and came when the next topic was there.
-    let stale =
-        Progress { topic: TOPIC.to_owned(), topic_id: uuid::Uuid::from_u128(1), source_records: 60, region_records: 0 };
+    let topic_id = uuid::Uuid::from_u128(1);
+    // It had begun at that log's end and sent nothing, so that the region holds nothing that would say otherwise.
+    let stale = Progress { topic: TOPIC.to_owned(), topic_id, source_records: 60, sequence: 0, region_records: 0 };
     commit(&world.eu, TOPIC, &[stale]).await?;
     let proxy = Proxy::start(DIFFLUENT, world.config(TOPIC, TOPIC)).await?;
     wait_mirrored(&world.eu, &proxy, &[TOPIC], &[TOPIC]).await?;

@@ -337,7 +337,7 @@ async fn each_kind_of_damage_in_a_region_is_named_with_its_offsets() -> Result<(
         append(&us, topic, &records(2), None).await?;
         let topic = topic.to_owned();
         let (source_records, region_records) = (RECORDS, region.len() + 5);
-        committed.push(Progress { topic, topic_id, source_records, region_records });
+        committed.push(Progress { topic, topic_id, source_records, sequence: source_records, region_records });
     }
     commit(&eu, "us", &committed).await?;
     eu.create_topic("fresh", 1, 1, &[]).await?;

@@ -10,6 +10,8 @@ pub const TROUBLE_MS: u64 = 20_000;
 
 /// Groups have a generation by then, unless something goes wrong, milliseconds.
 const FIRST_GENERATION_MS: u64 = 8_000;
+/// When proxies begin side by side, milliseconds: there are records by then.
+const TOGETHER_MS: u64 = 800;
 
 /// A proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -320,6 +322,12 @@ impl Plan {
                 }
                 _ => true,
             });
+            if dice.one_in(2) {
+                // They begin side by side while records come: each sees another end of the log.
+                for proxy in self.proxies() {
+                    self.late.insert(proxy, TOGETHER_MS + dice.below(40));
+                }
+            }
         }
     }
 
