@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use diffluent::mirror::identity::{is_reserved, reserved_producer_id};
+use diffluent::mirror::identity::{is_born_in, is_reserved, reserved_producer_id};
 use diffluent_testbed::model::Model;
 use diffluent_testbed::model::batch::Batch;
 use diffluent_testbed::model::partition::Partition;
@@ -169,6 +169,28 @@ impl Oracle {
         placed
             .flat_map(|batch| numbers(&batch.bytes).into_iter().map(|number| (batch.last_offset + 1, number)))
             .collect()
+    }
+
+    /// Whether nothing has come back to where it was born.
+    ///
+    /// # Errors
+    /// What has.
+    pub fn nothing_came_home(&self) -> Result<(), String> {
+        for &origin in &self.plan.origins {
+            let state = self.clusters[origin].look();
+            for (topic, known) in &state.topics {
+                for (index, partition) in known.partitions.iter().enumerate() {
+                    let home = |batch: &&Batch| is_born_in(batch.producer_id, &state.cluster_id);
+                    if let Some(batch) = partition.batches().iter().find(home) {
+                        let offset = batch.base_offset;
+                        return Err(format!(
+                            "cluster {origin}, {topic}-{index}: what was born here came back at {offset}"
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether the region holds what it should, now that everything has come to rest.

@@ -481,6 +481,7 @@ impl World<'_> {
     }
 
     fn is_settled(&mut self) -> Result<(), String> {
+        self.oracle.nothing_came_home()?;
         for stream in self.oracle.streams() {
             let route = Route { from: stream.origin, to: stream.region };
             let waits_for_a_person = self.plan.may_need_a_person(route)
