@@ -399,7 +399,7 @@ async fn the_page_shows_every_state_and_that_the_connection_is_lost_and_back() -
         )
     };
 
-    browser.until(&headline("✓ All is well: all 2 regions have everything."), PATIENCE).await?;
+    browser.until(&headline("✓ All is well: all 2 regions keep up."), PATIENCE).await?;
     browser.until(&card("us-east", "✓ mirroring"), PATIENCE).await?;
     browser.until(&card("us-east", "83 ms · 91 ms · 140 ms"), PATIENCE).await?;
     browser.until("document.querySelectorAll('article canvas').length === 2", PATIENCE).await?;

@@ -29,6 +29,8 @@ const LONG: Duration = Duration::from_secs(60);
 const STOPPED_WITHIN_MS: u64 = 6_000;
 /// Several proxies mirror the same stream for no longer than this, milliseconds: a session, and the time that it takes to join and to show it.
 const SHARED_FOR_MS: u64 = SESSION.as_millis() as u64 + 5_000;
+/// A proxy that others have been told is none of theirs any more mirrors for no longer than this, milliseconds: its lease is over by then, and that shows a moment later.
+const STRANGER_FOR_MS: u64 = SESSION.as_millis() as u64 + 1_000;
 /// How often transactions are ended that nobody ends any more, milliseconds.
 const REST_EVERY_MS: u64 = 20_000;
 /// No partition gets so many records from its producers.
@@ -129,6 +131,8 @@ struct World<'a> {
     shared: BTreeSet<Route>,
     /// Since when a stream has several owners, milliseconds.
     shared_since: BTreeMap<(Route, String, i32), u64>,
+    /// Since when proxies mirror though the group is settled without them.
+    strange_since: BTreeMap<((Route, String, i32), ProxyId), u64>,
     oracle: Oracle,
     mends: Vec<(u64, Mend)>,
 }
@@ -308,6 +312,7 @@ impl World<'_> {
             down: BTreeSet::new(),
             shared: BTreeSet::new(),
             shared_since: BTreeMap::new(),
+            strange_since: BTreeMap::new(),
             oracle,
             mends: Vec::new(),
         }
@@ -413,6 +418,16 @@ impl World<'_> {
             } else if at - *self.shared_since.entry(key.clone()).or_insert(at) > SHARED_FOR_MS {
                 return Err(format!("{key:?}: mirrored by several proxies for longer than a session: {}", self.told()));
             }
+            for shown in &shown {
+                let stranger = (key.clone(), shown.proxy);
+                let mirrors = matches!(shown.state, LagState::Mirroring | LagState::CatchingUp);
+                if !mirrors || !self.is_stranger(route, shown.proxy) {
+                    self.strange_since.remove(&stranger);
+                } else if at - *self.strange_since.entry(stranger).or_insert(at) > STRANGER_FOR_MS {
+                    let (proxy, told) = (shown.proxy, self.told());
+                    return Err(format!("{key:?}: {proxy} mirrors it, and the others' group is without it: {told}"));
+                }
+            }
         }
         Ok(())
     }
@@ -426,6 +441,17 @@ impl World<'_> {
             self.shared.insert(route);
         }
         self.shared.contains(&route)
+    }
+
+    /// Whether the proxies that share a route have settled that without this one.
+    fn is_stranger(&self, route: Route, proxy: ProxyId) -> bool {
+        let group = format!("diffluent.{}", region_name(route.to));
+        self.clusters[route.from].change(|state, now| {
+            let group = state.group(&group, now);
+            let names: Option<Vec<&str>> = group.members().values().map(|member| member.instance.as_deref()).collect();
+            let settled = group.phase() == diffluent_testbed::model::group::Phase::Stable;
+            settled && names.is_some_and(|names| !names.contains(&proxy.to_string().as_str()))
+        })
     }
 
     /// Each partition on each route.
