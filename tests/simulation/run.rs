@@ -445,6 +445,10 @@ impl World<'_> {
 
     /// Whether the proxies that share a route have settled that without this one.
     fn is_stranger(&self, route: Route, proxy: ProxyId) -> bool {
+        if !self.plan.has_fleet() {
+            // A proxy alone has a name that is not its host's here.
+            return false;
+        }
         let group = format!("diffluent.{}", region_name(route.to));
         self.clusters[route.from].change(|state, now| {
             let group = state.group(&group, now);
