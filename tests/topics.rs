@@ -129,11 +129,16 @@ async fn nothing_goes_on_where_an_earlier_topic_of_the_same_name_was() -> Result
     const TOPIC: &str = "same-name";
     let world = world().await?;
     world.eu.create_topic(TOPIC, 1, 1, &[]).await?;
-    run(Workload { records: 100, ..Workload::new(&world.eu.bootstrap(), TOPIC) }).await?;
+    // A record a batch: what begins within a batch begins with the whole of it.
+    let config = vec![("batch.num.messages".to_owned(), "1".to_owned())];
+    run(Workload { records: 100, config, ..Workload::new(&world.eu.bootstrap(), TOPIC) }).await?;
     // A cluster drops what is committed of a topic that is deleted; but this commit was under way then, and came when the next topic was there.
     let topic_id = uuid::Uuid::from_u128(1);
-    // It had begun at that log's end and sent nothing, so that the region holds nothing that would say otherwise.
-    let stale = Progress { topic: TOPIC.to_owned(), topic_id, source_records: 60, sequence: 0, region_records: 0 };
+    // It had begun at that log's end and sent nothing yet: nothing in the region says otherwise.
+    world.us.create_topic(TOPIC, 1, 1, &[]).await?;
+    let region_topic_id = world.us.admin().metadata(&[TOPIC]).await?.topics[0].topic_id;
+    let topic = TOPIC.to_owned();
+    let stale = Progress { topic, topic_id, source_records: 60, sequence: 0, region_topic_id, region_records: 0 };
     commit(&world.eu, TOPIC, &[stale]).await?;
     let proxy = Proxy::start(DIFFLUENT, world.config(TOPIC, TOPIC)).await?;
     wait_mirrored(&world.eu, &proxy, &[TOPIC], &[TOPIC]).await?;

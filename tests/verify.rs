@@ -331,13 +331,15 @@ async fn each_kind_of_damage_in_a_region_is_named_with_its_offsets() -> Result<(
         let metadata = eu.admin().metadata(&[topic]).await?;
         let cluster_id = metadata.cluster_id.context("no cluster id")?;
         let topic_id = metadata.topics[0].topic_id;
+        let region_topic_id = us.admin().metadata(&[topic]).await?.topics[0].topic_id;
         append(&us, topic, &region, Some(reserved_producer_id(&cluster_id, topic_id))).await?;
         // Others' records, behind: of another stream, and of a client.
         append(&us, topic, &records(3), Some(reserved_producer_id("another", topic_id))).await?;
         append(&us, topic, &records(2), None).await?;
         let topic = topic.to_owned();
         let (source_records, region_records) = (RECORDS, region.len() + 5);
-        committed.push(Progress { topic, topic_id, source_records, sequence: source_records, region_records });
+        let sequence = source_records;
+        committed.push(Progress { topic, topic_id, source_records, sequence, region_topic_id, region_records });
     }
     commit(&eu, "us", &committed).await?;
     eu.create_topic("fresh", 1, 1, &[]).await?;

@@ -22,6 +22,8 @@ pub struct Progress {
     pub source_records: usize,
     /// Records of this incarnation: none where a stream has begun there and sent nothing yet.
     pub sequence: usize,
+    /// The id of the region's topic.
+    pub region_topic_id: Uuid,
     /// Records in the region's log.
     pub region_records: usize,
 }
@@ -34,9 +36,9 @@ pub async fn commit(local: &Cluster, region: &str, progress: &[Progress]) -> Res
     loop {
         let found = call.call(&FindCoordinatorRequest::default().with_key(group.0.clone()), 3).await?;
         let topics = progress.iter().map(|progress| {
-            let Progress { topic, topic_id, source_records, sequence, region_records } = progress;
+            let Progress { topic, topic_id, source_records, sequence, region_topic_id, region_records } = progress;
             let metadata = format!(
-                "diffluent/1 epoch=0 sequence={sequence} region_offset={region_records} region_leader_epoch=0 topic_id={topic_id}"
+                "diffluent/1 epoch=0 sequence={sequence} region_offset={region_records} region_leader_epoch=0 topic_id={topic_id} region_topic_id={region_topic_id}"
             );
             let partition = OffsetCommitRequestPartition::default()
                 .with_partition_index(0)
