@@ -57,7 +57,7 @@ pub enum Row {
     Tls,
     /// How cost grows with partitions, regions, connections and the size of records.
     Growth,
-    /// What one produced batch takes: system calls, allocations, bytes touched.
+    /// What one produced batch takes: system calls, allocations, loads and stores.
     Budget,
 }
 
