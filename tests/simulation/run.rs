@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use diffluent::lag::{RegionLag, State as LagState};
 use diffluent::mirror::identity::is_reserved;
+use diffluent_testbed::model::group::Phase;
 use diffluent_testbed::model::{Model, State, serve_connection};
 use tokio::task::JoinSet;
 use turmoil::{Builder, Sim};
@@ -44,6 +45,11 @@ const TELL_EVERY: usize = 500;
 /// A topic's name.
 pub fn topic_name(topic: usize) -> String {
     format!("topic-{topic}")
+}
+
+/// The group of the proxies that mirror to a region.
+fn group_name(region: usize) -> String {
+    format!("diffluent.{}", region_name(region))
 }
 
 /// Runs plans, on all cores; gives the seeds of the failed ones with what went wrong.
@@ -395,8 +401,7 @@ impl World<'_> {
             }
         }
         for (route, topic, partition) in self.ways() {
-            let group = format!("diffluent.{}", region_name(route.to));
-            let key = (group, topic.clone(), partition);
+            let key = (group_name(route.to), topic.clone(), partition);
             let committed = self.clusters[route.from].look().offsets.get(&key).cloned();
             if let Some(committed) = committed {
                 let who = "the committed progress";
@@ -411,17 +416,15 @@ impl World<'_> {
             // Two that start at the same moment both mirror everything until the group has a generation; and what was said is a moment old.
             let at = self.elapsed_ms();
             let key = (route, topic, partition);
-            let mirroring =
-                shown.iter().filter(|shown| matches!(shown.state, LagState::Mirroring | LagState::CatchingUp)).count();
-            if mirroring < 2 || !self.has_shared(route) {
+            let mirrors = |shown: &Shown| matches!(shown.state, LagState::Mirroring | LagState::CatchingUp);
+            if shown.iter().filter(|shown| mirrors(shown)).count() < 2 || !self.has_shared(route) {
                 self.shared_since.remove(&key);
             } else if at - *self.shared_since.entry(key.clone()).or_insert(at) > SHARED_FOR_MS {
                 return Err(format!("{key:?}: mirrored by several proxies for longer than a session: {}", self.told()));
             }
             for shown in &shown {
                 let stranger = (key.clone(), shown.proxy);
-                let mirrors = matches!(shown.state, LagState::Mirroring | LagState::CatchingUp);
-                if !mirrors || !self.is_stranger(route, shown.proxy) {
+                if !mirrors(shown) || !self.is_stranger(route, shown.proxy) {
                     self.strange_since.remove(&stranger);
                 } else if at - *self.strange_since.entry(stranger).or_insert(at) > STRANGER_FOR_MS {
                     let (proxy, told) = (shown.proxy, self.told());
@@ -434,9 +437,8 @@ impl World<'_> {
 
     /// Whether the group of a route's proxies had a generation with its assignment: before that all of them mirror everything, which takes as long as the coordinator is away.
     fn has_shared(&mut self, route: Route) -> bool {
-        let group = format!("diffluent.{}", region_name(route.to));
         let stable = self.clusters[route.from]
-            .change(|state, now| state.group(&group, now).phase() == diffluent_testbed::model::group::Phase::Stable);
+            .change(|state, now| state.group(&group_name(route.to), now).phase() == Phase::Stable);
         if stable {
             self.shared.insert(route);
         }
@@ -449,12 +451,10 @@ impl World<'_> {
             // A proxy alone has a name that is not its host's here.
             return false;
         }
-        let group = format!("diffluent.{}", region_name(route.to));
         self.clusters[route.from].change(|state, now| {
-            let group = state.group(&group, now);
+            let group = state.group(&group_name(route.to), now);
             let names: Option<Vec<&str>> = group.members().values().map(|member| member.instance.as_deref()).collect();
-            let settled = group.phase() == diffluent_testbed::model::group::Phase::Stable;
-            settled && names.is_some_and(|names| !names.contains(&proxy.to_string().as_str()))
+            group.phase() == Phase::Stable && names.is_some_and(|names| !names.contains(&proxy.to_string().as_str()))
         })
     }
 
@@ -634,7 +634,7 @@ impl World<'_> {
                 });
             }
             Fault::ProgressLost { cluster, region } => {
-                let group = format!("diffluent.{}", region_name(region));
+                let group = group_name(region);
                 self.clusters[cluster].change(|state, _| state.offsets.retain(|(known, ..), _| *known != group));
             }
             Fault::Retention { cluster, topic, partition } => {

@@ -282,7 +282,8 @@ fn work(log: &str) -> Option<Work> {
 }
 
 fn tell(told: &[(&str, Budget)]) -> String {
-    let mut table = Table::new(&["", "read", "write", "wait", "other calls", "allocations"]);
+    let [(read, _), (write, _), (wait, _)] = KINDS;
+    let mut table = Table::new(&["", read, write, wait, "other calls", "allocations"]);
     let mut by_kib = Table::new(&["for each KiB of records", "instructions", "loads", "stores"]);
     let mut marks = Marks::new();
     for (title, budget) in told {

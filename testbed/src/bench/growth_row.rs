@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use kafka_protocol::messages::ApiVersionsRequest;
-use rustix::process::{Resource, getrlimit};
 
 use crate::bench::chart::{Axis, Chart};
 use crate::bench::mirrored::until_mirrored;
+use crate::bench::process::connections_allowed;
 use crate::bench::table::{Marks, Rounds, Table};
 use crate::bench::{Options, raw, say};
 use crate::call::Call;
@@ -30,8 +30,6 @@ const SPREAD: i32 = 4;
 const MIB: u64 = 512;
 /// Clients that send while all others are idle.
 const BUSY: usize = 10;
-/// Besides the connections: a start's own files, and both ends of what is busy.
-const DESCRIPTORS_ELSE: u64 = 600;
 const SETTLE: Duration = Duration::from_secs(5);
 const ACKS_ALL: i16 = -1;
 /// The last step may cost so much more by the unit than the one before: measurements vary by that.
@@ -97,7 +95,7 @@ pub(super) async fn measure(binary: &Path, options: &Options) -> Result<String> 
             axis: Axis::Logarithmic,
             digits: 1,
             total: false,
-            steps: steps(allowed()),
+            steps: steps(CONNECTIONS.map(connections_allowed)),
         },
         Growth {
             name: "growth-memory",
@@ -107,7 +105,7 @@ pub(super) async fn measure(binary: &Path, options: &Options) -> Result<String> 
             axis: Axis::Logarithmic,
             digits: 1,
             total: true,
-            steps: steps(allowed()),
+            steps: steps(CONNECTIONS.map(connections_allowed)),
         },
         Growth {
             name: "growth-records",
@@ -146,13 +144,6 @@ fn steps(counts: impl IntoIterator<Item = u64>) -> Vec<(u64, Rounds)> {
     counts.into_iter().map(|count| (count, Rounds::default())).collect()
 }
 
-/// As many connections as the limit of file descriptors allows.
-fn allowed() -> impl Iterator<Item = u64> {
-    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    let most = limit.saturating_sub(DESCRIPTORS_ELSE) / 2;
-    CONNECTIONS.into_iter().map(move |count| count.min(most))
-}
-
 impl Site<'_> {
     async fn proxy(&self, regions: u64, topics: &str) -> Result<Proxy> {
         let mut config = ProxyConfig::new("eu", &self.local.bootstrap());
@@ -185,18 +176,18 @@ impl Site<'_> {
     /// Processor time of a batch of 1 KiB that one region gets, where so many partitions share the load.
     async fn batch_micros(&self, partitions: u64, round: usize) -> Result<f64> {
         let of_topic = partitions.min(PARTITIONS_PER_TOPIC);
-        let of_topic_too = i32::try_from(of_topic).context("too many partitions")?;
         let topics: Vec<String> =
             (0..partitions / of_topic).map(|number| format!("partitions-{partitions}-{round}-{number}")).collect();
+        let of_topic = i32::try_from(of_topic).context("too many partitions")?;
         for topic in &topics {
-            self.local.create_topic(topic, of_topic_too, 1, &[]).await?;
+            self.local.create_topic(topic, of_topic, 1, &[]).await?;
         }
         let mut proxy = self.proxy(1, &format!("partitions-{partitions}-{round}-.*")).await?;
         let (batch, _) = raw::batch(1 << 10)?;
         for topic in &topics {
             // The first batches open what there is to open.
             let leader = raw::leader(&proxy.bootstrap(), topic, 0).await?;
-            raw::pipeline(&leader, topic, of_topic_too, ACKS_ALL, batch.clone(), 1).await?;
+            raw::pipeline(&leader, topic, of_topic, ACKS_ALL, batch.clone(), 1).await?;
         }
         for topic in &topics {
             self.mirrored(1, topic).await?;
@@ -205,7 +196,7 @@ impl Site<'_> {
         let cpu = proc_cpu_seconds(pid)?;
         for topic in &topics {
             let leader = raw::leader(&proxy.bootstrap(), topic, 0).await?;
-            raw::pipeline(&leader, topic, of_topic_too, ACKS_ALL, batch.clone(), each).await?;
+            raw::pipeline(&leader, topic, of_topic, ACKS_ALL, batch.clone(), each).await?;
         }
         for topic in &topics {
             self.mirrored(1, topic).await?;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use kafka_protocol::messages::ApiVersionsRequest;
-use rustix::process::{Resource, getrlimit};
 
 use crate::bench::probe::Probe;
+use crate::bench::process::connections_allowed;
 use crate::bench::table::{Marks, Rounds, Table};
 use crate::bench::{Options, raw, say};
 use crate::call::Call;
@@ -18,8 +18,6 @@ use crate::proxy::{Proxy, ProxyConfig, RegionConfig, proc_cpu_seconds, proc_rss_
 const PARTITIONS_PER_TOPIC: i32 = 100;
 const REGIONS: [usize; 2] = [1, 3];
 const CONNECTIONS: u64 = 10_000;
-/// A start's own files and connections, and a proxied connection's two ends.
-const DESCRIPTORS_ELSE: u64 = 600;
 /// What a start has brought about is over by then.
 const SETTLE: Duration = Duration::from_secs(15);
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -177,8 +175,7 @@ impl Site<'_> {
 
     /// Opens idle connections of clients that have said something once; how many, and KiB of each.
     async fn connections(&self, options: &Options) -> Result<(u64, Rounds)> {
-        let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-        let count = CONNECTIONS.min(limit.saturating_sub(DESCRIPTORS_ELSE) / 2);
+        let count = connections_allowed(CONNECTIONS);
         let mut each = Rounds::default();
         for round in 0..options.rounds {
             let mut proxy = Proxy::start(self.binary, self.config(0)).await?;

@@ -1,6 +1,16 @@
 //! What the operating system says that a process took.
 
 use anyhow::{Context, Result};
+use rustix::process::{Resource, getrlimit};
+
+/// A start's own files and connections.
+const DESCRIPTORS_ELSE: u64 = 600;
+
+/// As many of so many client connections as the limit of file descriptors allows: each has two ends in a proxy.
+pub(super) fn connections_allowed(wanted: u64) -> u64 {
+    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    wanted.min(limit.saturating_sub(DESCRIPTORS_ELSE) / 2)
+}
 
 /// The most memory that was ever resident, in MiB (VmHWM of proc(5)).
 ///
