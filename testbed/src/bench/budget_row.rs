@@ -56,6 +56,8 @@ struct Site<'a> {
 struct Budget {
     /// System calls in the order of [`KINDS`], and all others.
     calls: [f64; 4],
+    /// System calls a second of a proxy that has nothing to do.
+    idle_calls: f64,
     allocations: f64,
     /// More for each KiB of records.
     instructions: f64,
@@ -84,12 +86,13 @@ pub(super) async fn measure(binary: &Path) -> Result<String> {
     let site = Site { binary, local, region };
     let mut told = Vec::new();
     for (title, regions) in [("no region", 0), ("one region", 1)] {
-        let calls = site.calls(regions).await?;
+        let (calls, idle_calls) = site.calls(regions).await?;
         let [few, many] = [site.allocations(regions, COUNTED[0]).await?, site.allocations(regions, COUNTED[1]).await?];
         let [small, large] = [site.work(regions, SMALL_BYTES).await?, site.work(regions, BATCH_BYTES).await?];
         let kib = COUNTED[1] as f64 * (BATCH_BYTES - SMALL_BYTES) as f64 / 1024.0;
         let budget = Budget {
             calls,
+            idle_calls,
             allocations: (many - few) / (COUNTED[1] - COUNTED[0]) as f64,
             instructions: (large.instructions - small.instructions) / kib,
             loads: (large.loads - small.loads) / kib,
@@ -115,8 +118,8 @@ impl Site<'_> {
         until_mirrored(&ends, &self.region, topic).await
     }
 
-    /// System calls of a batch: those while batches come, less those while none do.
-    async fn calls(&self, regions: usize) -> Result<[f64; 4]> {
+    /// System calls by the batch while batches come, and by the second while none do.
+    async fn calls(&self, regions: usize) -> Result<([f64; 4], f64)> {
         let topic = format!("calls-{regions}");
         self.local.create_topic(&topic, 1, 1, &[]).await?;
         let mut proxy = Proxy::start(self.binary, self.config(regions)).await?;
@@ -131,11 +134,8 @@ impl Site<'_> {
         self.mirrored(regions, &topic).await?;
         let busy = busy.end().await?;
         proxy.stop().await?;
-        let mut each = [0.0; 4];
-        for ((each, busy), idle) in each.iter_mut().zip(busy).zip(idle) {
-            *each = (busy as f64 - idle as f64).max(0.0) / TRACED as f64;
-        }
-        Ok(each)
+        let idle_calls = idle.iter().sum::<u64>() as f64 / length.as_secs_f64();
+        Ok((busy.map(|count| count as f64 / TRACED as f64), idle_calls))
     }
 
     /// How often a run with so many batches allocates, from its start to its end.
@@ -283,13 +283,13 @@ fn work(log: &str) -> Option<Work> {
 
 fn tell(told: &[(&str, Budget)]) -> String {
     let [(read, _), (write, _), (wait, _)] = KINDS;
-    let mut table = Table::new(&["", read, write, wait, "other calls", "allocations"]);
+    let mut table = Table::new(&["", read, write, wait, "other calls", "allocations", "idle: calls a second"]);
     let mut by_kib = Table::new(&["for each KiB of records", "instructions", "loads", "stores"]);
     let mut marks = Marks::new();
     for (title, budget) in told {
         let mut row = vec![(*title).to_owned()];
         row.extend(budget.calls.iter().map(|count| format!("{count:.1}")));
-        row.push(format!("{:.1}", budget.allocations));
+        row.extend([budget.allocations, budget.idle_calls].map(|count| format!("{count:.1}")));
         table.row(row);
         let mut row = vec![(*title).to_owned()];
         row.extend([budget.instructions, budget.loads, budget.stores].map(|count| format!("{count:.1}")));
@@ -301,7 +301,7 @@ fn tell(told: &[(&str, Budget)]) -> String {
     format!(
         "## What a produced batch takes\n\n{}\n{}\n{}\n\
          Of each batch of one record of 64 KiB, acks=all, {RATE} a second from one producer, none waiting for another. System calls: by strace, over {TRACED} batches and until the \
-         region has them, less those of as long a time without any; \"write\" has those that wake another thread. Allocations: by DHAT, a run of {} batches less one of {}, over their \
+         region has them, with what goes on beside them in that time; \"write\" has those that wake another thread. Allocations: by DHAT, a run of {} batches less one of {}, over their \
          difference. By the KiB: by cachegrind, {} batches of 64 KiB less as many of 1 KiB; a copy would take at least 32 loads and 32 stores, 32 bytes each, the checksum takes 128 loads of 8 \
          bytes. What the kernel copies is in none of it.\n",
         table.text(),

@@ -7,8 +7,11 @@ use crate::kafka::KAFKA;
 
 /// One paragraph: command, date, commit, machine, versions, and how busy the machine was when the row began.
 pub(super) fn describe(row: &str, options: &Options) -> String {
-    let mut command = format!("cargo bench-all --row {row} --seconds {}", options.length.as_secs());
-    command.push_str(&format!(" --rounds {}", options.rounds));
+    let mut command = format!("cargo bench-all --row {row}");
+    // What is counted and not timed has neither.
+    if row != "budget" {
+        command.push_str(&format!(" --seconds {} --rounds {}", options.length.as_secs(), options.rounds));
+    }
     if matches!(row, "proxy" | "far-partition" | "catch-up" | "tls") {
         command.push_str(&format!(" --mib {}", options.mib));
     }
