@@ -17,7 +17,7 @@ use crate::bench::table::{Marks, Rounds, Table};
 use crate::guard::{Guarded, TempDir};
 use crate::kafka::Cluster;
 use crate::packages;
-use crate::proxy::{Proxy, ProxyConfig};
+use crate::proxy::{Proxy, ProxyConfig, RegionConfig};
 
 const BATCH_BYTES: usize = 64 << 10;
 /// The other length, for what a longer batch takes more.
@@ -105,9 +105,16 @@ pub(super) async fn measure(binary: &Path) -> Result<String> {
 }
 
 impl Site<'_> {
-    fn config(&self, regions: usize) -> ProxyConfig {
+    fn config(&self, regions: usize, topic: &str) -> ProxyConfig {
         let config = ProxyConfig::new("eu", &self.local.bootstrap());
-        if regions == 0 { config } else { config.region("us", &self.region.bootstrap()) }
+        if regions == 0 {
+            return config;
+        }
+        // What other runs have left in the local cluster is no business of this one.
+        config.region_with(RegionConfig {
+            topics: vec![topic.to_owned()],
+            ..RegionConfig::new("us", &self.region.bootstrap())
+        })
     }
 
     async fn mirrored(&self, regions: usize, topic: &str) -> Result<()> {
@@ -122,7 +129,7 @@ impl Site<'_> {
     async fn calls(&self, regions: usize) -> Result<([f64; 4], f64)> {
         let topic = format!("calls-{regions}");
         self.local.create_topic(&topic, 1, 1, &[]).await?;
-        let mut proxy = Proxy::start(self.binary, self.config(regions)).await?;
+        let mut proxy = Proxy::start(self.binary, self.config(regions, &topic)).await?;
         let probe = send(connect(&proxy, &topic).await?, BATCH_BYTES, RATE, WARM_UP).await?;
         self.mirrored(regions, &topic).await?;
         let length = Duration::from_secs_f64(TRACED as f64 / RATE as f64);
@@ -163,7 +170,7 @@ impl Site<'_> {
         let script = format!("#!/bin/sh\nexec valgrind {tool} --log-file={log_file} {} \"$@\"\n", binary.display());
         std::fs::write(&wrapper, script).context("cannot write a script")?;
         std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).context("cannot write a script")?;
-        let mut proxy = Proxy::start(&wrapper, self.config(regions)).await?;
+        let mut proxy = Proxy::start(&wrapper, self.config(regions, &topic)).await?;
         send(connect(&proxy, &topic).await?, bytes, COUNTED_RATE, batches).await?;
         self.mirrored(regions, &topic).await?;
         proxy.stop().await?;
