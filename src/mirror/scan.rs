@@ -25,7 +25,6 @@ use super::progress::Partition;
 use super::stream::Found;
 use crate::client::ClientError;
 use crate::client::cluster::Cluster;
-use crate::client::connection::Connection;
 use crate::client::error_code;
 use crate::wire::batch::{BatchHeader, sequence_after};
 
@@ -94,7 +93,7 @@ pub async fn scan(cluster: &Cluster, node_id: i32, targets: Vec<Target>) -> Resu
     let mut searches: BTreeMap<Partition, Search> =
         targets.into_iter().map(|target| (target.partition.clone(), Search::new(target))).collect();
     while !searches.is_empty() {
-        let answer = fetch(&mut connection, searches.values()).await?;
+        let answer = connection.call_within(&request(searches.values()), DEADLINE).await?;
         let before = searches.len();
         let mut moved = false;
         for topic in answer.responses {
@@ -330,10 +329,7 @@ pub(super) async fn remembered(
     })
 }
 
-async fn fetch(
-    connection: &mut Connection,
-    searches: impl Iterator<Item = &Search>,
-) -> Result<kafka_protocol::messages::FetchResponse, ClientError> {
+fn request<'a>(searches: impl Iterator<Item = &'a Search>) -> FetchRequest {
     let mut topics: BTreeMap<&Arc<str>, Vec<FetchPartition>> = BTreeMap::new();
     for search in searches {
         topics.entry(&search.target.partition.0).or_default().push(
@@ -346,7 +342,7 @@ async fn fetch(
                 .with_partition_max_bytes(PARTITION_BYTES_MAX),
         );
     }
-    let request = FetchRequest::default()
+    FetchRequest::default()
         .with_replica_id(BrokerId(-1))
         .with_max_wait_ms(0)
         .with_min_bytes(0)
@@ -359,8 +355,7 @@ async fn fetch(
                 .into_iter()
                 .map(|(topic, partitions)| FetchTopic::default().with_topic(name(topic)).with_partitions(partitions))
                 .collect(),
-        );
-    connection.call_within(&request, DEADLINE).await
+        )
 }
 
 #[cfg(test)]
@@ -414,6 +409,22 @@ mod tests {
             panic!("not found")
         };
         assert_eq!((found.next_sequence, found.region_offset), (57, 108));
+    }
+
+    /// A broker that leads no longer, or a follower (KIP-392), would show a log that lacks what was acknowledged. As long as the region's brokers remember the
+    /// producer, what is then sent again harms nothing; where they have forgotten it, it would be there twice.
+    #[test]
+    fn each_search_names_the_epoch_of_the_leader_that_it_trusts() {
+        let searches = [(0, 7), (1, 9)].map(|(partition, leader_epoch)| {
+            let mut search = search();
+            search.target.partition.1 = partition;
+            search.target.leader_epoch = leader_epoch;
+            search
+        });
+        let request = request(searches.iter());
+        let asked = request.topics.iter().flat_map(|topic| &topic.partitions);
+        let asked: Vec<_> = asked.map(|asked| (asked.partition, asked.current_leader_epoch)).collect();
+        assert_eq!(asked, [(0, 7), (1, 9)]);
     }
 
     #[test]

@@ -96,7 +96,8 @@ pub const BUGS: &[Planted] = &[
         file: "src/mirror/scan.rs",
         from: ".with_current_leader_epoch(search.target.leader_epoch)",
         to: ".with_current_leader_epoch(-1)",
-        tests: SIMULATION,
+        // The region's brokers refuse what comes twice: it takes one that has forgotten the producer just then, and the simulation draws that too seldom.
+        tests: &["--lib", "each_search_names_the_epoch"],
     },
     Planted {
         name: "reads from a broker that leads no longer",
