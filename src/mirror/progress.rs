@@ -22,13 +22,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::{FindCoordinatorRequest, GroupId, OffsetCommitRequest, OffsetFetchRequest};
 use kafka_protocol::protocol::StrBytes;
-use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::offsets::name;
@@ -242,6 +241,8 @@ pub struct Progress {
     local: Arc<Cluster>,
     group: GroupId,
     coordinator: Mutex<Option<i32>>,
+    /// Held by whoever looks for it, so that one question is asked for all.
+    looks_for_coordinator: tokio::sync::Mutex<()>,
 }
 
 impl Progress {
@@ -251,6 +252,7 @@ impl Progress {
             local,
             group: GroupId(StrBytes::from_string(format!("diffluent.{region}"))),
             coordinator: Mutex::default(),
+            looks_for_coordinator: tokio::sync::Mutex::default(),
         }
     }
 
@@ -280,7 +282,7 @@ impl Progress {
         ));
         let answer = self.ask_coordinator(&request).await?;
         if answer.error_code != 0 {
-            self.forget_coordinator().await;
+            self.forget_coordinator();
             return Err(self.refused("read", answer.error_code));
         }
         let mut loaded = BTreeMap::new();
@@ -374,7 +376,7 @@ impl Progress {
         match refused.values().next() {
             // A coordinator that refuses says so for each partition; what it says of topics, the topics' rights are to blame for.
             Some(code) if refused.len() == asked && *code != error_code::TOPIC_AUTHORIZATION_FAILED => {
-                self.forget_coordinator().await;
+                self.forget_coordinator();
                 Err(self.refused("commit", *code))
             }
             _ => Ok(refused),
@@ -385,15 +387,18 @@ impl Progress {
         let coordinator = self.coordinator().await?;
         let answer = self.local.call(coordinator, request).await;
         if answer.is_err() {
-            self.forget_coordinator().await;
+            self.forget_coordinator();
         }
         answer
     }
 
     /// The broker that coordinates the group.
     pub(super) async fn coordinator(&self) -> Result<i32, ClientError> {
-        let mut known = self.coordinator.lock().await;
-        if let Some(node_id) = *known {
+        if let Some(node_id) = *self.known_coordinator() {
+            return Ok(node_id);
+        }
+        let _looks = self.looks_for_coordinator.lock().await;
+        if let Some(node_id) = *self.known_coordinator() {
             return Ok(node_id);
         }
         let request = FindCoordinatorRequest::default().with_key(self.group.0.clone());
@@ -404,13 +409,17 @@ impl Progress {
         if !self.local.metadata().brokers.contains_key(&answer.node_id.0) {
             self.local.refresh().await?;
         }
-        *known = Some(answer.node_id.0);
+        *self.known_coordinator() = Some(answer.node_id.0);
         Ok(answer.node_id.0)
     }
 
     /// It is asked for anew next time.
-    pub(super) async fn forget_coordinator(&self) {
-        *self.coordinator.lock().await = None;
+    pub(super) fn forget_coordinator(&self) {
+        *self.known_coordinator() = None;
+    }
+
+    fn known_coordinator(&self) -> MutexGuard<'_, Option<i32>> {
+        self.coordinator.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn refused(&self, what: &str, code: i16) -> ClientError {

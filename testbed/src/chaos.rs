@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::build::build;
 use crate::workload::{Running, Transactions};
@@ -25,8 +26,8 @@ const STEADY: Duration = Duration::from_millis(2_500);
 const RTT: Duration = Duration::from_millis(20);
 /// How long everything may take to be in the region once nothing fails any more; an abandoned transaction alone holds up its partition for a minute.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// In a long run, the region has to be level so often.
-const LEVEL_EVERY: Duration = Duration::from_secs(300);
+/// In a long run, the region has to get all that there is so often, while nothing fails and the producers go on.
+const MIRRORED_EVERY: Duration = Duration::from_secs(300);
 const TOPICS: [&str; 3] = ["orders", "payments", "clicks"];
 
 /// What the command line asks for.
@@ -81,7 +82,7 @@ pub async fn run(options: &Options) -> Result<bool> {
     }
     let mut chaos = Chaos { eu, us, proxies, begun: Instant::now(), faults: BTreeMap::new(), not_done: 0 };
     let producers = chaos.producers()?;
-    let mut level_at = chaos.begun + LEVEL_EVERY;
+    let mut mirrored_at = chaos.begun + MIRRORED_EVERY;
     let schedule =
         Schedule::new(options.seed, PROXIES.len() as u64, u64::from(BROKERS), u64::from(PARTITIONS.unsigned_abs()));
     for (quiet, fault) in schedule {
@@ -89,9 +90,9 @@ pub async fn run(options: &Options) -> Result<bool> {
         if chaos.begun.elapsed() >= options.length {
             break;
         }
-        if Instant::now() > level_at {
-            chaos.wait_level("in between").await?;
-            level_at = Instant::now() + LEVEL_EVERY;
+        if Instant::now() > mirrored_at {
+            chaos.wait_mirrored().await?;
+            mirrored_at = Instant::now() + MIRRORED_EVERY;
         }
         chaos.say(&fault.to_string());
         *chaos.faults.entry(fault.kind()).or_default() += 1;
@@ -106,7 +107,7 @@ pub async fn run(options: &Options) -> Result<bool> {
             Err(error) => chaos.say(&format!("{what}: {error:#}")),
         }
     }
-    chaos.wait_level("at the end").await?;
+    chaos.wait_level().await?;
     chaos.judge(options).await
 }
 
@@ -202,7 +203,67 @@ impl Chaos {
         Ok(())
     }
 
-    async fn wait_level(&self, when: &str) -> Result<()> {
+    /// Waits until the region has what the local log has now. It is never level while producers go on.
+    async fn wait_mirrored(&self) -> Result<()> {
+        let since = Instant::now();
+        let mut ends = BTreeMap::new();
+        for topic in TOPICS {
+            let told = loop {
+                match self.eu.admin().end_offsets(topic).await {
+                    Ok(told) => break told,
+                    Err(error) if since.elapsed() > PATIENCE => return Err(error),
+                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            };
+            ends.insert(topic, told);
+        }
+        loop {
+            let mut missing: i64 = 0;
+            for (topic, ends) in &ends {
+                let next = self.next_source_offsets(topic).await;
+                missing += (0..).zip(ends).map(|(at, end)| (end - next.get(&at).unwrap_or(&0)).max(0)).sum::<i64>();
+            }
+            if missing == 0 {
+                break;
+            }
+            if since.elapsed() > PATIENCE {
+                bail!("after {PATIENCE:?} the region lacks {missing} offsets of what there was\n{}", self.told().await);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.say(&format!("the region has what there was {:.1} s ago", since.elapsed().as_secs_f64()));
+        Ok(())
+    }
+
+    /// What the proxies show of a topic, by partition: the furthest of them.
+    async fn next_source_offsets(&self, topic: &str) -> BTreeMap<i64, i64> {
+        let mut next = BTreeMap::new();
+        for proxy in &self.proxies {
+            let shown: Value = (proxy.get(&format!("/lag/us/{topic}")).await.ok())
+                .and_then(|text| serde_json::from_str(&text).ok())
+                .unwrap_or_default();
+            for partition in shown["partitions"].as_array().into_iter().flatten() {
+                let numbers = ["partition", "next_source_offset"].map(|name| partition[name].as_i64().unwrap_or(-1));
+                let furthest = next.entry(numbers[0]).or_insert(numbers[1]);
+                *furthest = numbers[1].max(*furthest);
+            }
+        }
+        next
+    }
+
+    /// What the proxies say of themselves, and the ends of their logs.
+    async fn told(&self) -> String {
+        let mut told = String::new();
+        for proxy in &self.proxies {
+            told += &proxy.lag().await.map_or_else(|error| format!("{error:#}"), |lag| lag.to_string());
+            told += "\n";
+            told += &crate::guard::tail(proxy.log_path());
+        }
+        told
+    }
+
+    /// Waits until the region lacks nothing, once the producers have stopped.
+    async fn wait_level(&self) -> Result<()> {
         let since = Instant::now();
         let mut level_since = None;
         loop {
@@ -213,17 +274,12 @@ impl Chaos {
                 break;
             }
             if since.elapsed() > PATIENCE {
-                let mut shown = String::new();
-                for proxy in &self.proxies {
-                    shown += &proxy.lag().await.map_or_else(|error| format!("{error:#}"), |lag| lag.to_string());
-                    shown += "\n";
-                    shown += &crate::guard::tail(proxy.log_path());
-                }
-                bail!("the region is not level {when}: {streams} streams are shown, {behind} records behind\n{shown}");
+                let told = self.told().await;
+                bail!("the region is not level: {streams} streams are shown, {behind} records behind\n{told}");
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        self.say(&format!("the region is level after {:.1} s, {when}", since.elapsed().as_secs_f64()));
+        self.say(&format!("the region is level after {:.1} s", since.elapsed().as_secs_f64()));
         Ok(())
     }
 

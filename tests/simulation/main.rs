@@ -22,7 +22,7 @@ const SEEDS: u64 = 200;
 /// Seeds that have found a fault in diffluent once.
 const KEPT: &[u64] = &[
     59, 84, 87, 91, 103, 173, 248, 326, 338, 444, 520, 565, 583, 672, 872, 963, 1039, 1051, 1175, 1529, 2030, 2045,
-    2200, 2202, 2244, 2962, 3184, 4289,
+    2200, 2202, 2244, 2962, 3184, 4289, 4808, 5221,
 ];
 
 /// The same, where each cluster had one proxy.

@@ -322,6 +322,15 @@ struct Born {
     aborted: Vec<Placed>,
 }
 
+/// The record that a log has most often, and how often.
+pub fn comes_again(partition: &Partition) -> Option<(u64, usize)> {
+    let mut often: BTreeMap<u64, usize> = BTreeMap::new();
+    for batch in partition.batches().iter().filter(|batch| !batch.is_control()) {
+        numbers(&batch.bytes).into_iter().for_each(|number| *often.entry(number).or_default() += 1);
+    }
+    often.into_iter().max_by_key(|(_, often)| *often)
+}
+
 fn born_here(partition: &Partition) -> Born {
     type Batches = Vec<(i64, i64, Vec<u64>)>;
     let (mut committed, mut aborted) = (Batches::new(), Batches::new());

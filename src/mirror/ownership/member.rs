@@ -285,6 +285,13 @@ impl Member {
         taken
     }
 
+    /// The answer to a request for the assignment did not come, or would be in vain.
+    pub fn unsynced(&mut self, now: Instant) {
+        if let Phase::Syncing = self.phase {
+            self.phase = self.again(now);
+        }
+    }
+
     /// Who the others are.
     pub fn knows_others(&mut self, others: Vec<Other>) {
         if *self.others != others {
@@ -563,6 +570,21 @@ mod tests {
         assert!(matches!(member.standing().share, Share::Unknown));
         assert_eq!((member.standing().pass, member.lease()), (Pass::Nobody, None));
         assert!(member.owned().0.is_empty(), "it claims nothing that others may have");
+    }
+
+    #[test]
+    fn a_member_whose_assignment_does_not_come_joins_anew() {
+        let now = Instant::now();
+        let mut member = settled(now);
+        member.rejoin(now);
+        member.joined(now, now, 0, "id", 4);
+        assert_eq!(member.next(now), Next::Sync);
+        member.unsynced(now);
+        assert_eq!(member.next(now + RETRY), Next::Join);
+        member.failed(now, "gone");
+        let next = member.next(now);
+        member.unsynced(now);
+        assert_eq!(member.next(now), next, "it has been said already why not");
     }
 
     #[test]

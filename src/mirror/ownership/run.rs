@@ -18,7 +18,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::member::{Member, Next, Times};
 use super::messages::{Claims, Subscription, decode_assignment, encode_assignment};
@@ -155,16 +155,17 @@ impl Membership {
         loop {
             let now = Instant::now();
             self.lapse(now);
+            let lease = self.member.lease();
             match self.member.next(now) {
-                Next::Describe => self.ask_who_is_there().await,
+                Next::Describe => drop(in_lease(lease, self.ask_who_is_there()).await),
                 Next::FirstPositions(until) => {
                     // At the deadline the group is joined all the same.
-                    let _ = tokio::time::timeout_at(until, self.parts.ownership.first_positions.notified()).await;
+                    let _ = timeout_at(until, self.parts.ownership.first_positions.notified()).await;
                     self.member.first_positions_done(Instant::now());
                 }
                 Next::Join => self.join().await,
                 Next::Sync => unreachable!("syncing follows joining at once"),
-                Next::Beat => self.beat().await,
+                Next::Beat => drop(in_lease(lease, self.beat()).await),
                 Next::Rest(until) => self.rest(until).await,
             }
             self.publish();
@@ -214,7 +215,7 @@ impl Membership {
                 let nobody_else = group.members.iter().all(|member| self.is_me(member));
                 self.member.described(sent, now, nobody_else, group.members.is_empty());
             }
-            Err(error) => self.failed(now, &error).await,
+            Err(error) => self.failed(now, &error),
         }
     }
 
@@ -223,9 +224,9 @@ impl Membership {
         describe(local, progress, &self.group).await
     }
 
-    async fn failed(&mut self, now: Instant, error: &ClientError) {
+    fn failed(&mut self, now: Instant, error: &ClientError) {
         tracing::debug!(region = %self.parts.region.name, %error, "the group's coordinator could not be asked");
-        self.parts.progress.forget_coordinator().await;
+        self.parts.progress.forget_coordinator();
         (self.joins, self.beats) = (Line::default(), Line::default());
         match error {
             ClientError::Denied(denial) => self.member.barred(now, denial.to_string()),
@@ -260,7 +261,7 @@ impl Membership {
         let now = Instant::now();
         let generation = self.member.generation();
         self.member.joined(sent, now, answer.error_code, &answer.member_id, answer.generation_id);
-        self.mind_the_coordinator(answer.error_code).await;
+        self.mind_the_coordinator(answer.error_code);
         self.note_refusal("join", answer.error_code, generation);
         self.publish();
         if answer.error_code == 0 {
@@ -281,7 +282,9 @@ impl Membership {
             .with_protocol_name(Some(self.protocol.clone()))
             .with_assignments(assignments);
         let sent = Instant::now();
-        let Some(answer) = self.patiently(&request).await else { return };
+        let Some(answer) = self.patiently(&request).await else {
+            return self.member.unsynced(Instant::now());
+        };
         let now = Instant::now();
         let assigned = decode_assignment(&answer.assignment).unwrap_or_else(|error| {
             tracing::error!(region = %self.parts.region.name, %error, "the group's leader sent something that is no assignment");
@@ -292,7 +295,7 @@ impl Membership {
         self.others_known = false;
         let generation = self.member.generation();
         let taken = self.member.synced(sent, now, answer.error_code, assigned, !leads || members > 1);
-        self.mind_the_coordinator(answer.error_code).await;
+        self.mind_the_coordinator(answer.error_code);
         self.note_refusal("get a share in", answer.error_code, generation);
         if answer.error_code != 0 {
             return;
@@ -355,10 +358,10 @@ impl Membership {
         let times = self.member.times();
         // The coordinator waits for members that it has not heard of, and then for the leader.
         let deadline = times.rebalance + times.session;
-        let coordinator = match self.parts.progress.coordinator().await {
+        let coordinator = match in_lease(self.member.lease(), self.parts.progress.coordinator()).await? {
             Ok(coordinator) => coordinator,
             Err(error) => {
-                self.failed(Instant::now(), &error).await;
+                self.failed(Instant::now(), &error);
                 return None;
             }
         };
@@ -373,7 +376,7 @@ impl Membership {
         match answer? {
             Ok(answer) => Some(answer),
             Err(error) => {
-                self.failed(Instant::now(), &error).await;
+                self.failed(Instant::now(), &error);
                 None
             }
         }
@@ -392,14 +395,16 @@ impl Membership {
                     if Instant::now() < beat_at {
                         continue;
                     }
-                    match self.is_waited_for().await {
+                    let lease = self.member.lease();
+                    let Some(waited_for) = in_lease(lease, self.is_waited_for()).await else { continue };
+                    match waited_for {
                         Ok(Awaited::NotGiven) => (silent, given) = (0, 0),
                         Ok(Awaited::Given) if given + 1 < SILENT_MAX => (silent, given) = (0, given + 1),
                         Ok(Awaited::Given | Awaited::InVain) => return None,
                         Err(error) => {
                             silent += 1;
                             if silent == SILENT_MAX {
-                                self.failed(Instant::now(), &error).await;
+                                self.failed(Instant::now(), &error);
                                 return None;
                             }
                         }
@@ -420,7 +425,7 @@ impl Membership {
         let (sent, code) = self.heartbeat().await;
         let code = code?;
         let waits = self.member.beaten(sent, Instant::now(), code);
-        self.mind_the_coordinator(code).await;
+        self.mind_the_coordinator(code);
         self.note_refusal("stay in", code, 0);
         self.publish();
         Ok(match code {
@@ -457,18 +462,18 @@ impl Membership {
         match code {
             Ok(code) => {
                 self.member.beaten(sent, now, code);
-                self.mind_the_coordinator(code).await;
+                self.mind_the_coordinator(code);
                 self.note_refusal("stay in", code, 0);
                 self.look_around(now).await;
             }
-            Err(error) => self.failed(now, &error).await,
+            Err(error) => self.failed(now, &error),
         }
     }
 
     /// A broker that does not coordinate the group, or not now, is asked no more before it is known who does.
-    async fn mind_the_coordinator(&mut self, code: i16) {
+    fn mind_the_coordinator(&mut self, code: i16) {
         if matches!(code, error_code::COORDINATOR_NOT_AVAILABLE | error_code::NOT_COORDINATOR) {
-            self.parts.progress.forget_coordinator().await;
+            self.parts.progress.forget_coordinator();
             (self.joins, self.beats) = (Line::default(), Line::default());
         }
     }
@@ -603,6 +608,14 @@ impl Membership {
             Ok(Err(error)) => tracing::info!(%region, %error, "could not leave the group: its session times out"),
             Err(_) => tracing::info!(%region, "could not leave the group in time: its session times out"),
         }
+    }
+}
+
+/// Waits no longer than the lease lasts, so that its end is seen in time whatever does not answer. `None` when it has ended.
+async fn in_lease<T>(lease: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+    match lease {
+        Some(until) => timeout_at(until, work).await.ok(),
+        None => Some(work.await),
     }
 }
 
