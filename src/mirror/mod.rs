@@ -188,12 +188,13 @@ impl Mirror {
         self.common.source.ask_soon();
     }
 
-    /// How far behind each region is now. A region whose task does not answer within two seconds is left out.
+    /// How far behind each region is now. A region whose task does not answer within two seconds, or ends, is left out.
     pub async fn lag(&self) -> Vec<RegionLag> {
         let mut answers = Vec::new();
         for region in self.regions.load_full().iter() {
             match region.ask(Event::Lag).await {
                 Ok(lag) => answers.push(lag),
+                Err(_) if region.is_stopping() => {}
                 Err(_) => tracing::error!(region = %region.name(), "the region's task does not answer"),
             }
         }

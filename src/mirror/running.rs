@@ -1,6 +1,7 @@
 //! A region while it runs: what the mirror keeps of it, beside its task.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -53,6 +54,8 @@ pub struct Running {
     pub(super) topics: watch::Sender<Arc<Vec<MirroredTopic>>>,
     pub(super) steering: watch::Sender<Steering>,
     pub(super) throttles: Arc<Throttles>,
+    /// It is asked to end, or has ended: it need not answer any more.
+    stopping: AtomicBool,
     task: AbortHandle,
     /// Its part in the group that shares the streams; the task tells it to leave.
     member: AbortHandle,
@@ -134,6 +137,7 @@ impl Running {
             topics,
             steering,
             throttles,
+            stopping: AtomicBool::new(false),
             task,
             member,
         }
@@ -147,6 +151,11 @@ impl Running {
     /// The region's cluster.
     pub fn cluster(&self) -> &Arc<Cluster> {
         &self.cluster
+    }
+
+    /// Whether it is asked to end, or has ended.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     /// As it is configured now.
@@ -186,6 +195,7 @@ impl Running {
 
     /// Ends the region: every position is committed, if that can be done within `deadline`. What is not is found in the region at its next start.
     pub(super) async fn stop(&self, source: &Source, deadline: Duration) {
+        self.stopping.store(true, Ordering::Relaxed);
         let (done, stopped) = oneshot::channel();
         let stopping = async {
             if self.events.send(Event::Stop(done)).await.is_ok() {
