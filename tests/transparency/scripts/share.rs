@@ -1,5 +1,7 @@
 //! Share groups (KIP-932): members, fetching and acknowledging, offsets, and the states that their coordinator keeps.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, ensure};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
@@ -13,6 +15,8 @@ const RESOURCE_GROUP: i8 = 32;
 /// Leader of partition 0, and another broker.
 const LEADER: i32 = 1;
 const ANOTHER: i32 = 2;
+/// After so many fetches that found nothing, half a second each, a session is opened anew.
+const FETCHES_OF_A_SESSION: i64 = 20;
 
 pub async fn play(side: &mut Side<'_>) -> Result<()> {
     let topic_id = side.until_topic(TOPIC, 3).await?;
@@ -75,15 +79,20 @@ async fn members(side: &mut Side<'_>, at: i32, topic_id: &str, version: i16) -> 
     side.ask(ANOTHER, "ShareAcknowledge", version, acknowledge(1, &none)).await?;
     side.ask(ANOTHER, "ShareAcknowledge", version, acknowledge(7, &none)).await?;
 
-    // The first fetches find nothing yet: the leader still asks for the partition's state.
+    // The first fetches find nothing yet: the leader still asks for the partition's state. Where that has failed, a session that is opened anew has it ask again.
     let mut epoch = 0;
+    let mut answers = BTreeSet::new();
     let mut acquired = loop {
         let answer = side.attempt(LEADER, "ShareFetch", version, &fetch(epoch, 0, json!([]))).await?;
-        ensure!(Instant::now() < deadline, "nothing is acquired: {answer}");
+        answers.insert(answer.to_string());
+        ensure!(Instant::now() < deadline, "nothing is acquired: {answers:#?}");
         epoch += 1;
         let acquired = answer["Responses"][0]["Partitions"][0]["AcquiredRecords"].clone();
         if acquired.as_array().is_some_and(|acquired| !acquired.is_empty()) {
             break acquired;
+        }
+        if epoch == FETCHES_OF_A_SESSION {
+            epoch = 0;
         }
     };
     for _ in 0..2 {
