@@ -208,14 +208,7 @@ impl Chaos {
         let since = Instant::now();
         let mut ends = BTreeMap::new();
         for topic in TOPICS {
-            let told = loop {
-                match self.eu.admin().end_offsets(topic).await {
-                    Ok(told) => break told,
-                    Err(error) if since.elapsed() > PATIENCE => return Err(error),
-                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-                }
-            };
-            ends.insert(topic, told);
+            ends.insert(topic, self.eu.admin().end_offsets(topic).await?);
         }
         loop {
             let mut missing: i64 = 0;

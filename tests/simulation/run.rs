@@ -396,7 +396,8 @@ impl World<'_> {
                 state.each_partition(|partition| {
                     partition.replicate(now);
                     if partition.end() > MANY {
-                        goes_around = goes_around.or(comes_again(partition).filter(|(_, often)| *often >= GOES_AROUND));
+                        let again = || comes_again(partition).filter(|(_, often)| *often >= GOES_AROUND);
+                        goes_around = goes_around.or_else(again);
                     }
                 });
             });
