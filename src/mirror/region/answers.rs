@@ -111,13 +111,16 @@ impl Region {
     pub(super) fn started(&mut self, stream: usize, outcome: Started, now: Instant) {
         let name = &self.parts.settings.name;
         let slot = &mut self.slots[stream];
-        let outcome = if slot.is_active() { outcome } else { Started::Later };
+        let active = slot.is_active();
         match outcome {
+            // More is to come of this start. A stream that was taken away meanwhile waits for that, or it would be taken for what a later start has found.
+            Started::Known(_) if !active => return,
             Started::Known(position) => {
                 slot.stream.on_progress(position);
                 self.touch(stream);
                 return;
             }
+            _ if !active => slot.start_at = now + START_RETRY,
             Started::Ready { position, never_wrote, unproven, forwarded } => {
                 let fresh = never_wrote || unproven;
                 slot.stream.start(position, never_wrote, now);
