@@ -20,8 +20,12 @@ use crate::client::error_code;
 use crate::client::rights::{Operation, Right, is_denial};
 
 const TIMEOUT_MS: i32 = 30_000;
-/// A new topic's leaders are known to all brokers within this time, usually within milliseconds.
+/// So many partitions are asked for in one request, unless a single topic has more: a controller refuses an operation of more than 10,000 records
+/// (POLICY_VIOLATION; `QuorumController.MAX_RECORDS_PER_USER_OP`), where each topic, each partition and each setting is one.
+const PARTITIONS_AT_ONCE: usize = 1_000;
+/// New topics' leaders are known to all brokers within this time, usually within milliseconds; thousands of partitions take longer, so much each.
 const LEADERS_KNOWN_WITHIN: Duration = Duration::from_secs(10);
+const LEADER_KNOWN_WITHIN: Duration = Duration::from_millis(5);
 
 /// Keys and values, by the local topic's name.
 type Settings = BTreeMap<Arc<str>, Vec<(String, String)>>;
@@ -62,12 +66,15 @@ pub async fn ensure(
     }
     if !missing.is_empty() {
         let settings = settings(local, &missing).await;
-        create(region, &missing, settings, &metadata.hidden, &mut refused).await?;
+        for part in in_parts(&missing) {
+            create(region, part, &settings, &metadata.hidden, &mut refused).await?;
+        }
     }
-    if !small.is_empty() {
-        grow(region, &small, &mut refused).await?;
+    for part in in_parts(&small) {
+        grow(region, part, &mut refused).await?;
     }
-    let deadline = Instant::now() + LEADERS_KNOWN_WITHIN;
+    let made = missing.iter().chain(&small).map(|(_, wanted)| u32::try_from(wanted.partitions).unwrap_or(0)).sum();
+    let deadline = Instant::now() + LEADERS_KNOWN_WITHIN + LEADER_KNOWN_WITHIN * made;
     loop {
         let metadata = region.refresh().await?;
         let waiting: Vec<&Arc<str>> = wanted
@@ -116,10 +123,27 @@ async fn settings(local: &Cluster, missing: &[(&Arc<str>, &Wanted)]) -> Settings
     }
 }
 
+/// Topics in their order, in parts of at most [`PARTITIONS_AT_ONCE`] partitions each; a topic that has more is a part of its own.
+fn in_parts<'a, 'b>(
+    topics: &'a [(&'b Arc<str>, &'b Wanted)],
+) -> impl Iterator<Item = &'a [(&'b Arc<str>, &'b Wanted)]> {
+    let mut rest = topics;
+    std::iter::from_fn(move || {
+        let mut partitions = 0;
+        let fitting = rest.iter().take_while(|(_, wanted)| {
+            partitions += usize::try_from(wanted.partitions).unwrap_or(0);
+            partitions <= PARTITIONS_AT_ONCE
+        });
+        let (part, others) = rest.split_at(fitting.count().max(1).min(rest.len()));
+        rest = others;
+        (!part.is_empty()).then_some(part)
+    })
+}
+
 async fn create(
     region: &Cluster,
     missing: &[(&Arc<str>, &Wanted)],
-    settings: Settings,
+    settings: &Settings,
     hidden: &BTreeSet<Arc<str>>,
     refused: &mut BTreeMap<Arc<str>, String>,
 ) -> Result<(), ClientError> {
@@ -214,4 +238,30 @@ async fn grow(
 /// What the broker says, in one phrase: the remedy follows behind the first semicolon.
 fn detail(message: Option<&str>) -> String {
     message.map(|message| format!(" ({})", error_code::phrase(message))).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_request_asks_for_more_partitions_than_a_controller_makes_at_once_and_no_topic_is_left_out() {
+        let topics: Vec<(Arc<str>, Wanted)> = [400, 600, 1, 999, 1, 5_000, 1, 1_000, 0, 1]
+            .into_iter()
+            .enumerate()
+            .map(|(number, partitions)| {
+                let topic: Arc<str> = Arc::from(format!("topic-{number}"));
+                (topic.clone(), Wanted { source: topic, partitions })
+            })
+            .collect();
+        let topics: Vec<(&Arc<str>, &Wanted)> = topics.iter().map(|(topic, wanted)| (topic, wanted)).collect();
+        let parts: Vec<Vec<i32>> =
+            in_parts(&topics).map(|part| part.iter().map(|(_, wanted)| wanted.partitions).collect()).collect();
+        assert_eq!(
+            parts,
+            [vec![400, 600], vec![1, 999], vec![1], vec![5_000], vec![1], vec![1_000, 0], vec![1]],
+            "in order, and all of them"
+        );
+        assert_eq!(in_parts(&[]).count(), 0);
+    }
 }
