@@ -392,9 +392,9 @@ impl Requests {
     /// [`ClientError::Broken`]: nothing is known about what arrived.
     pub async fn send<C: Call>(&mut self, request: &C) -> Result<i32, ClientError> {
         let header = self.header(C::KEY, C::VERSION);
-        let mut frame =
-            begin_frame(&header, C::header_version(C::VERSION)).map_err(|error| self.peer.unreadable(error))?;
-        request.encode(&mut frame, C::VERSION).map_err(|error| self.peer.unreadable(error))?;
+        let mut frame = begin_frame(&header, C::Message::header_version(C::VERSION))
+            .map_err(|error| self.peer.unreadable(error))?;
+        request.message().encode(&mut frame, C::VERSION).map_err(|error| self.peer.unreadable(error))?;
         end_frame(&mut frame, 0);
         self.write(&frame).await?;
         Ok(header.correlation_id)

@@ -65,6 +65,8 @@ pub const MEMBER_ID_REQUIRED: i16 = 79;
 pub const FENCED_INSTANCE_ID: i16 = 82;
 /// An offset that was committed is still on its way to the coordinator's replicas.
 pub const UNSTABLE_OFFSET_COMMIT: i16 = 88;
+/// No topic has this id, or this broker has not heard of it yet (KIP-516).
+pub const UNKNOWN_TOPIC_ID: i16 = 100;
 /// A new leader does not know its high watermark yet (KIP-207).
 pub const OFFSET_NOT_AVAILABLE: i16 = 78;
 

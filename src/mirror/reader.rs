@@ -16,12 +16,14 @@ use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::events::Event;
 use super::offsets::name;
 use super::stream::LogEnds;
 use super::throttle::Throttle;
 use crate::client::ClientError;
+use crate::client::apis::{Call, FetchById};
 use crate::client::cluster::Cluster;
 use crate::client::connection::Connection;
 
@@ -42,6 +44,8 @@ const READ_COMMITTED: i8 = 1;
 
 const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
 const INVALID_FETCH_SESSION_EPOCH: i16 = 71;
+/// A session goes on as it began, by names or by ids.
+const FETCH_SESSION_TOPIC_ID_ERROR: i16 = 106;
 
 /// How a reader reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +61,8 @@ pub enum Mode {
 pub struct Wish {
     /// The topic.
     pub topic: Arc<str>,
+    /// The topic's id, nil in a cluster that has none.
+    pub topic_id: Uuid,
     /// The partition.
     pub partition: i32,
     /// The leader's epoch: of a broker that leads no longer, or not yet, nothing is read, though a follower would answer (KIP-392).
@@ -171,8 +177,10 @@ pub async fn run(
         let error = match local.connect(node_id).await {
             Ok(connection) => {
                 pause = RETRY;
+                let knows_ids = connection.supports(FetchById::NAME, FetchById::KEY, FetchById::VERSION).is_ok();
                 let mut reader = Reader {
                     connection,
+                    knows_ids,
                     mode,
                     bytes_max: i32::try_from(buffer_bytes.min(FETCH_BYTES_MAX)).unwrap_or(i32::MAX),
                     session: Session::default(),
@@ -195,6 +203,8 @@ pub async fn run(
 
 struct Reader {
     connection: Connection,
+    /// Whether the broker takes topics' ids.
+    knows_ids: bool,
     mode: Mode,
     bytes_max: i32,
     session: Session,
@@ -207,6 +217,8 @@ struct Reader {
 struct Session {
     id: i32,
     epoch: i32,
+    /// Whether topics are named by their ids.
+    by_id: bool,
     known: BTreeMap<usize, Wish>,
     /// Whether what is wanted may differ from what the broker knows.
     changed: bool,
@@ -242,13 +254,21 @@ impl Reader {
                     () = events.closed() => return None,
                 }
             }
+            if self.session.changed {
+                self.session.name_by(self.knows_ids && wanted.values().all(|wish| !wish.topic_id.is_nil()));
+            }
             let request = match self.mode {
                 Mode::Tail => self.session.request(&wanted),
                 Mode::CatchUp => one_time_request(&wanted),
             }
             .with_max_bytes(self.bytes_max);
             let deadline = LONG_POLL + Duration::from_secs(30);
-            let answer = match self.connection.call_within(&request, deadline).await {
+            let answer = if self.mode == Mode::Tail && self.session.by_id {
+                self.connection.call_within(&FetchById(request), deadline).await
+            } else {
+                self.connection.call_within(&request, deadline).await
+            };
+            let answer = match answer {
                 Ok(answer) => answer,
                 Err(error) => return Some(error),
             };
@@ -278,6 +298,13 @@ impl Reader {
 }
 
 impl Session {
+    /// Names topics by their ids, or not: another session begins where that was otherwise.
+    fn name_by(&mut self, id: bool) {
+        if self.by_id != id {
+            *self = Self { by_id: id, changed: true, ..Self::default() };
+        }
+    }
+
     fn request(&mut self, wanted: &BTreeMap<usize, Wish>) -> FetchRequest {
         let (changed, forgotten): (Vec<&Wish>, Vec<&Wish>) = if self.epoch == 0 {
             (wanted.values().collect(), Vec::new())
@@ -285,18 +312,22 @@ impl Session {
             (Vec::new(), Vec::new())
         } else {
             let changed = wanted.iter().filter(|(stream, wish)| self.known.get(stream) != Some(wish));
-            let forgotten = self.known.iter().filter(|(stream, _)| !wanted.contains_key(stream));
+            // A topic that was made anew is another one by its id, and the same by its name.
+            let is_wanted = |stream: &usize, known: &Wish| {
+                wanted.get(stream).is_some_and(|wish| !self.by_id || wish.topic_id == known.topic_id)
+            };
+            let forgotten = self.known.iter().filter(|(stream, known)| !is_wanted(stream, known));
             (changed.map(|(_, wish)| wish).collect(), forgotten.map(|(_, wish)| wish).collect())
         };
-        let mut by_topic: BTreeMap<&Arc<str>, Vec<i32>> = BTreeMap::new();
+        let mut by_topic: BTreeMap<(&Arc<str>, Uuid), Vec<i32>> = BTreeMap::new();
         for wish in forgotten {
-            by_topic.entry(&wish.topic).or_default().push(wish.partition);
+            by_topic.entry((&wish.topic, wish.topic_id)).or_default().push(wish.partition);
         }
         request(LONG_POLL, changed).with_session_id(self.id).with_session_epoch(self.epoch).with_forgotten_topics_data(
             by_topic
                 .into_iter()
-                .map(|(topic, partitions)| {
-                    ForgottenTopic::default().with_topic(name(topic)).with_partitions(partitions)
+                .map(|((topic, id), partitions)| {
+                    ForgottenTopic::default().with_topic(name(topic)).with_topic_id(id).with_partitions(partitions)
                 })
                 .collect(),
         )
@@ -305,8 +336,8 @@ impl Session {
     /// Whether the answer is one; if not, the session begins anew.
     fn answered(&mut self, answer: &FetchResponse, wanted: &BTreeMap<usize, Wish>) -> bool {
         match answer.error_code {
-            FETCH_SESSION_ID_NOT_FOUND | INVALID_FETCH_SESSION_EPOCH => {
-                *self = Self { changed: true, ..Self::default() };
+            FETCH_SESSION_ID_NOT_FOUND | INVALID_FETCH_SESSION_EPOCH | FETCH_SESSION_TOPIC_ID_ERROR => {
+                *self = Self { by_id: self.by_id, changed: true, ..Self::default() };
                 false
             }
             _ => {
@@ -332,9 +363,9 @@ fn one_time_request(wanted: &BTreeMap<usize, Wish>) -> FetchRequest {
 }
 
 fn request(wait: Duration, wishes: Vec<&Wish>) -> FetchRequest {
-    let mut topics: BTreeMap<&Arc<str>, Vec<FetchPartition>> = BTreeMap::new();
+    let mut topics: BTreeMap<(&Arc<str>, Uuid), Vec<FetchPartition>> = BTreeMap::new();
     for wish in wishes {
-        topics.entry(&wish.topic).or_default().push(
+        topics.entry((&wish.topic, wish.topic_id)).or_default().push(
             FetchPartition::default()
                 .with_partition(wish.partition)
                 .with_fetch_offset(wish.offset)
@@ -353,7 +384,10 @@ fn request(wait: Duration, wishes: Vec<&Wish>) -> FetchRequest {
         .with_topics(
             topics
                 .into_iter()
-                .map(|(topic, partitions)| FetchTopic::default().with_topic(name(topic)).with_partitions(partitions))
+                .map(|((topic, id), partitions)| {
+                    // What goes out is one of them, by the version.
+                    FetchTopic::default().with_topic(name(topic)).with_topic_id(id).with_partitions(partitions)
+                })
                 .collect(),
         )
 }
@@ -366,12 +400,16 @@ fn results(answer: FetchResponse, wanted: &BTreeMap<usize, Wish>) -> Vec<ReadPar
     }
     let records = |partition: &PartitionData| partition.records.as_ref().map_or(0, Bytes::len);
     let whole: usize = answer.responses.iter().flat_map(|topic| &topic.partitions).map(records).sum();
-    let streams: HashMap<(&str, i32), (usize, i64)> =
-        wanted.iter().map(|(stream, wish)| ((&*wish.topic, wish.partition), (*stream, wish.offset))).collect();
+    // An answer has ids, or else names.
+    let by_id = answer.responses.iter().any(|topic| !topic.topic_id.is_nil());
+    let streams: HashMap<(&str, Uuid, i32), (usize, i64)> = wanted
+        .iter()
+        .map(|(stream, wish)| (key(by_id, &wish.topic, wish.topic_id, wish.partition), (*stream, wish.offset)))
+        .collect();
     let mut results = Vec::new();
     for topic in answer.responses {
         for partition in topic.partitions {
-            let key = (topic.topic.as_str(), partition.partition_index);
+            let key = key(by_id, topic.topic.as_str(), topic.topic_id, partition.partition_index);
             let Some(&(stream, offset)) = streams.get(&key) else { continue };
             results.push(ReadPartition {
                 stream,
@@ -391,6 +429,11 @@ fn results(answer: FetchResponse, wanted: &BTreeMap<usize, Wish>) -> Vec<ReadPar
     results
 }
 
+/// By what a partition of an answer is found.
+fn key(by_id: bool, name: &str, id: Uuid, partition: i32) -> (&str, Uuid, i32) {
+    if by_id { ("", id, partition) } else { (name, Uuid::nil(), partition) }
+}
+
 fn own_if_small(records: Bytes, whole: usize) -> Bytes {
     if records.len() * 2 < whole { Bytes::copy_from_slice(&records) } else { records }
 }
@@ -407,5 +450,67 @@ mod tests {
             let part = own_if_small(answer.slice(..length), answer.len());
             assert_eq!((part.len(), shares(&part)), (length, shared));
         }
+    }
+
+    fn wish(id: u128, partition: i32) -> Wish {
+        let topic_id = Uuid::from_u128(id);
+        Wish { topic: Arc::from("orders"), topic_id, partition, leader_epoch: 1, offset: 5, peek: false }
+    }
+
+    /// Topic ids and partitions that a request adds or changes, and those that it forgets.
+    fn said(request: &FetchRequest) -> (Vec<(u128, i32)>, Vec<(u128, i32)>) {
+        let asked = request.topics.iter();
+        let asked =
+            asked.flat_map(|topic| topic.partitions.iter().map(|one| (topic.topic_id.as_u128(), one.partition)));
+        let forgotten = request.forgotten_topics_data.iter();
+        let forgotten =
+            forgotten.flat_map(|topic| topic.partitions.iter().map(|partition| (topic.topic_id.as_u128(), *partition)));
+        (asked.collect(), forgotten.collect())
+    }
+
+    #[test]
+    fn a_session_forgets_what_a_topic_was_before_it_was_made_anew() {
+        let mut session = Session { changed: true, ..Session::default() };
+        session.name_by(true);
+        let before = BTreeMap::from([(0, wish(7, 0)), (1, wish(7, 1))]);
+        assert_eq!(said(&session.request(&before)), (vec![(7, 0), (7, 1)], vec![]));
+        assert!(session.answered(&FetchResponse::default().with_session_id(3), &before));
+        let anew = BTreeMap::from([(0, wish(8, 0)), (1, wish(7, 1))]);
+        session.changed = true;
+        session.name_by(true);
+        let request = session.request(&anew);
+        assert_eq!((request.session_id, request.session_epoch), (3, 1));
+        assert_eq!(said(&request), (vec![(8, 0)], vec![(7, 0)]));
+    }
+
+    #[test]
+    fn a_session_of_ids_ends_where_a_topic_has_none() {
+        let mut session = Session { changed: true, ..Session::default() };
+        session.name_by(true);
+        let wanted = BTreeMap::from([(0, wish(7, 0))]);
+        assert!(session.answered(&FetchResponse::default().with_session_id(3), &wanted));
+        let nameless = BTreeMap::from([(0, wish(7, 0)), (1, wish(0, 1))]);
+        session.name_by(nameless.values().all(|wish| !wish.topic_id.is_nil()));
+        let request = session.request(&nameless);
+        assert_eq!((request.session_id, request.session_epoch), (0, 0), "another session begins");
+        assert_eq!(said(&request).0.len(), 2, "with all that is wanted");
+        // A broker that sees both in one session says so, and the next one begins anew as well.
+        let refused = FetchResponse::default().with_error_code(FETCH_SESSION_TOPIC_ID_ERROR);
+        assert!(!session.answered(&refused, &nameless));
+        assert_eq!(session.request(&nameless).session_epoch, 0);
+    }
+
+    #[test]
+    fn what_was_read_goes_to_its_stream_by_id_and_by_name() {
+        let wanted = BTreeMap::from([(4, wish(7, 0)), (5, wish(8, 0))]);
+        let data = || vec![PartitionData::default().with_records(Some(Bytes::from_static(b"records")))];
+        let topic = kafka_protocol::messages::fetch_response::FetchableTopicResponse::default().with_partitions(data());
+        let by_id = FetchResponse::default().with_responses(vec![topic.clone().with_topic_id(Uuid::from_u128(8))]);
+        let streams = |answer| results(answer, &wanted).iter().map(|read| read.stream).collect::<Vec<_>>();
+        assert_eq!(streams(by_id), [5]);
+        let unknown = FetchResponse::default().with_responses(vec![topic.clone().with_topic_id(Uuid::from_u128(9))]);
+        assert_eq!(streams(unknown), Vec::<usize>::new());
+        let by_name = FetchResponse::default().with_responses(vec![topic.with_topic(name("orders"))]);
+        assert_eq!(streams(by_name).len(), 1);
     }
 }

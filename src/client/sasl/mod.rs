@@ -34,11 +34,16 @@ const LOGIN_SPACING: Duration = Duration::from_millis(1100);
 const ROUNDS_MAX: usize = 8;
 
 impl Call for SaslAuthenticateRequest {
+    type Message = Self;
     type Answer = SaslAuthenticateResponse;
     const NAME: &'static str = "SaslAuthenticate";
     const KEY: i16 = 36;
     const VERSION: i16 = 2;
     const SHAPE: &'static str = "2ss8t";
+
+    fn message(&self) -> &Self {
+        self
+    }
 }
 
 /// Why a broker does not let diffluent in, and what to do.

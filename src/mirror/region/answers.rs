@@ -49,9 +49,11 @@ impl Region {
                 Some(denial) => self.deny(head, Need::Read, denial.to_string(), now),
                 None => self.allowed(head, Need::Read),
             }
-            let passing = error_code::UNKNOWN_TOPIC_OR_PARTITION..=error_code::NOT_LEADER_OR_FOLLOWER;
-            self.slots[head].unreadable =
-                Some(partition.error_code).filter(|code| *code > 1 && !passing.contains(code));
+            let passing = |code: &i16| {
+                let of_leaders = error_code::UNKNOWN_TOPIC_OR_PARTITION..=error_code::NOT_LEADER_OR_FOLLOWER;
+                of_leaders.contains(code) || *code == error_code::UNKNOWN_TOPIC_ID
+            };
+            self.slots[head].unreadable = Some(partition.error_code).filter(|code| *code > 1 && !passing(code));
             match partition.error_code {
                 0 => self.deliver(partition, read.at, now),
                 error_code::OFFSET_OUT_OF_RANGE => {

@@ -131,6 +131,7 @@ impl Region {
             let before = std::mem::replace(&mut slot.reads[mode as usize], reads);
             let wish = want.map(|want| Wish {
                 topic: slot.stream.topic.clone(),
+                topic_id: slot.topic_id,
                 partition: slot.stream.partition,
                 leader_epoch: slot.stream.source_leader_epoch(),
                 offset: want.offset,

@@ -29,7 +29,7 @@ use super::{Mishap, Model};
 /// The APIs that the model knows, with the versions that it answers.
 const APIS: &[(i16, i16, i16)] = &[
     (0, 3, 9),
-    (1, 4, 12),
+    (1, 4, 13),
     (2, 1, 7),
     (3, 0, 12),
     (8, 2, 8),

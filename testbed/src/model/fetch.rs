@@ -8,6 +8,7 @@ use kafka_protocol::messages::fetch_request::FetchPartition;
 use kafka_protocol::messages::fetch_response::{AbortedTransaction, FetchableTopicResponse, PartitionData};
 use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse, ProducerId, TopicName};
 use kafka_protocol::protocol::StrBytes;
+use uuid::Uuid;
 
 use super::Model;
 use super::partition::{Held, Partition};
@@ -15,10 +16,12 @@ use super::partition::{Held, Partition};
 const READ_COMMITTED: i8 = 1;
 const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
 const INVALID_FETCH_SESSION_EPOCH: i16 = 71;
+const UNKNOWN_TOPIC_ID: i16 = 100;
 /// How often a long poll looks whether followers have caught up.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-type Key = (String, i32);
+/// A topic's name, its id where that was asked for (version 13), and the partition.
+type Key = (String, Uuid, i32);
 
 /// What a session remembers of a partition.
 struct Watched {
@@ -41,12 +44,18 @@ struct Session {
 
 /// Answers a Fetch, waiting as it wishes.
 pub async fn fetch(model: &Model, node_id: i32, sessions: &mut Sessions, request: FetchRequest) -> FetchResponse {
+    let named = |name: &TopicName, id: Uuid| {
+        let state = model.look();
+        let of_id = state.topics.iter().find(|(_, topic)| topic.id == id).map(|(name, _)| name.clone());
+        if id.is_nil() { name.to_string() } else { of_id.unwrap_or_default() }
+    };
     let asked = || {
         request.topics.iter().flat_map(|topic| {
+            let (name, id) = (named(&topic.topic, topic.topic_id), topic.topic_id);
             topic
                 .partitions
                 .iter()
-                .map(|asked| ((topic.topic.to_string(), asked.partition), Watched { asked: asked.clone(), told: None }))
+                .map(move |asked| ((name.clone(), id, asked.partition), Watched { asked: asked.clone(), told: None }))
         })
     };
     let mut once = Session { epoch: 0, partitions: BTreeMap::new() };
@@ -70,9 +79,11 @@ pub async fn fetch(model: &Model, node_id: i32, sessions: &mut Sessions, request
                 return FetchResponse::default().with_error_code(INVALID_FETCH_SESSION_EPOCH);
             }
             for topic in &request.forgotten_topics_data {
-                for partition in &topic.partitions {
-                    session.partitions.remove(&(topic.topic.to_string(), *partition));
-                }
+                let (by_name, id) = (topic.topic.to_string(), topic.topic_id);
+                session.partitions.retain(|(name, known, partition), _| {
+                    let same = if id.is_nil() { *name == by_name } else { *known == id };
+                    !(same && topic.partitions.contains(partition))
+                });
             }
             for (key, watched) in asked() {
                 session
@@ -114,10 +125,12 @@ fn read(
     let now = model.now();
     let mut left = usize::try_from(request.max_bytes).unwrap_or(0);
     let (mut bytes, mut failed) = (0, false);
-    let mut topics: BTreeMap<String, Vec<PartitionData>> = BTreeMap::new();
-    for ((topic, index), watched) in &mut session.partitions {
+    let mut topics: BTreeMap<(String, Uuid), Vec<PartitionData>> = BTreeMap::new();
+    for ((topic, id, index), watched) in &mut session.partitions {
         let asked = &watched.asked;
+        let unknown = !id.is_nil() && state.topics.get(topic).is_none_or(|topic| topic.id != *id);
         let data = match state.held_by(node_id, topic, *index, asked.current_leader_epoch) {
+            _ if unknown => Err(UNKNOWN_TOPIC_ID),
             Err(code) => Err(code),
             Ok(partition) => {
                 partition.replicate(now);
@@ -146,15 +159,14 @@ fn read(
         if !incremental || news {
             watched.told = Some(told);
             topics
-                .entry(topic.clone())
+                .entry((topic.clone(), *id))
                 .or_default()
                 .push(data.with_partition_index(*index).with_preferred_read_replica(BrokerId(-1)));
         }
     }
-    let topics = topics.into_iter().map(|(topic, partitions)| {
-        FetchableTopicResponse::default()
-            .with_topic(TopicName(StrBytes::from_string(topic)))
-            .with_partitions(partitions)
+    let topics = topics.into_iter().map(|((topic, id), partitions)| {
+        let topic = TopicName(StrBytes::from_string(topic));
+        FetchableTopicResponse::default().with_topic(topic).with_topic_id(id).with_partitions(partitions)
     });
     (topics.collect(), bytes, failed)
 }
