@@ -114,7 +114,8 @@ impl Site<'_> {
 
     async fn diffluent(&self, round: usize, figures: &mut Figures) -> Result<()> {
         let name = format!("eu{round}");
-        let mut to = RegionConfig::new("far", &self.region.delayed_bootstrap());
+        // Another one each time: where it stands with a region is kept by the region's name.
+        let mut to = RegionConfig::new(&format!("far{round}"), &self.region.delayed_bootstrap());
         to.topics = vec![TOPIC.to_owned()];
         to.extra = "topic_name = \"{origin}.{topic}\"".to_owned();
         let topic = format!("{name}.{TOPIC}");

@@ -32,6 +32,8 @@ pub(super) async fn measure(binary: &Path, options: &Options) -> Result<String> 
     for (topic, follower) in [("slow", FROZEN), ("other", FOLLOWER)] {
         local.create_topic(topic, 1, 1, &[]).await?;
         region.admin().create_topic_on(topic, &[&[LEADER, follower]]).await?;
+        // A leader that metadata already names may not have taken office; one that tells where its log ends has.
+        local.admin().end_offsets(topic).await?;
     }
     let to = RegionConfig::new("us", &region.bootstrap());
     let mut proxy = Proxy::start(binary, ProxyConfig::new("eu", &local.bootstrap()).region_with(to)).await?;

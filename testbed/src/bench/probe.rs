@@ -36,13 +36,14 @@ pub(super) struct Probe {
 }
 
 impl Probe {
-    /// Asks `bootstrap` for the leader and connects to the address that it tells.
+    /// Asks the first of `bootstrap` (`host:port,host:port`) for the leader and connects to the address that it tells.
     ///
     /// # Errors
     /// When there is no such topic or no connection.
     pub(super) fn connect(bootstrap: &str, topic: &str) -> Result<Self> {
         let topic = TopicName(StrBytes::from_string(topic.to_owned()));
-        let mut probe = Self::dial(bootstrap, topic.clone())?;
+        let first = bootstrap.split(',').next().unwrap_or(bootstrap);
+        let mut probe = Self::dial(first, topic.clone())?;
         let asked = MetadataRequestTopic::default().with_name(Some(topic.clone()));
         let metadata = probe.call(&MetadataRequest::default().with_topics(Some(vec![asked])), METADATA_VERSION)?;
         let partition = metadata.topics.first().and_then(|topic| topic.partitions.first()).context("no such topic")?;
@@ -139,6 +140,7 @@ impl Probe {
             bail!("error {} from Fetch", partition.error_code);
         }
         let Some(mut records) = partition.records.clone() else { return Ok(Vec::new()) };
+        records.truncate(whole_batches(&records));
         let mut values = Vec::new();
         for set in RecordBatchDecoder::decode_all(&mut records).context("cannot decode what was fetched")? {
             for record in set.records {
@@ -150,6 +152,19 @@ impl Probe {
         }
         Ok(values)
     }
+}
+
+/// Bytes of the whole record batches in front: a broker cuts the last one where the answer is full.
+fn whole_batches(records: &[u8]) -> usize {
+    let mut whole = 0;
+    while let Some(length) = records.get(whole + 8..).and_then(|rest| rest.first_chunk::<4>()) {
+        let end = usize::try_from(i32::from_be_bytes(*length)).ok().and_then(|length| (whole + 12).checked_add(length));
+        match end.filter(|end| *end <= records.len()) {
+            Some(end) => whole = end,
+            None => break,
+        }
+    }
+    whole
 }
 
 /// Calls `send` `count` times at a fixed rate per second with the moment from which the call's latency counts: when it was

@@ -9,9 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::{BrokerId, FetchRequest, MetadataRequest, ProduceRequest, ProduceResponse, TopicName};
-use kafka_protocol::messages::{FetchResponse, metadata_request::MetadataRequestTopic};
+use kafka_protocol::messages::{
+    BrokerId, FetchRequest, FetchResponse, ListOffsetsRequest, MetadataRequest, ProduceRequest, ProduceResponse,
+    TopicName,
+};
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -33,6 +37,7 @@ const FETCH_VERSION: i16 = 12;
 const FETCH_BYTES_MAX: i32 = 8 << 20;
 const PARTITION_BYTES_MAX: i32 = 2 << 20;
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+const TAKES_OFFICE_WITHIN: Duration = Duration::from_secs(30);
 
 /// A record batch of records of [`RECORD_BYTES`] that is about `batch_bytes` long.
 ///
@@ -56,10 +61,11 @@ pub(super) fn batch_of(count: u64, record_bytes: u64) -> Result<Bytes> {
     records::batch(&(0..count).map(record).collect::<Vec<_>>())
 }
 
-/// `host:port` of the broker that leads a partition, as `bootstrap` tells it.
+/// `host:port` of the broker that leads a partition, as `bootstrap` tells it, once it has taken office for all partitions of the topic that it leads: metadata may name it
+/// a moment before.
 ///
 /// # Errors
-/// When there is no such partition or it has no leader.
+/// When there is no such partition, it has no leader, or that one does not take office.
 pub(super) async fn leader(bootstrap: &str, topic: &str, partition: i32) -> Result<String> {
     let first = bootstrap.split(',').next().context("no bootstrap server")?;
     let mut call = Call::connect(first).await?;
@@ -69,7 +75,22 @@ pub(super) async fn leader(bootstrap: &str, topic: &str, partition: i32) -> Resu
     let found = partitions.find(|found| found.partition_index == partition).context("no such partition")?;
     let leader = metadata.brokers.iter().find(|broker| broker.node_id == found.leader_id);
     let leader = leader.with_context(|| format!("{topic} {partition} has no leader"))?;
-    Ok(format!("{}:{}", leader.host, leader.port))
+    let addr = format!("{}:{}", leader.host, leader.port);
+    let led = metadata.topics.iter().flat_map(|topic| &topic.partitions).filter(|one| one.leader_id == leader.node_id);
+    let led =
+        led.map(|one| ListOffsetsPartition::default().with_partition_index(one.partition_index).with_timestamp(-1));
+    let led = ListOffsetsTopic::default().with_name(name(topic)).with_partitions(led.collect());
+    let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![led]);
+    let (mut call, begin) = (Call::connect(&addr).await?, Instant::now());
+    loop {
+        let answer = call.call(&request, 7).await?;
+        let refused = answer.topics.iter().flat_map(|topic| &topic.partitions).find(|one| one.error_code != 0);
+        let Some(refused) = refused else { return Ok(addr) };
+        if begin.elapsed() > TAKES_OFFICE_WITHIN {
+            bail!("{addr} does not lead {topic} {}: error {}", refused.partition_index, refused.error_code);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Pipelines `count` requests, of one batch for each of `partitions` of a topic that one broker leads, and waits for the last answer.
@@ -191,7 +212,9 @@ pub(super) async fn read(addr: &str, topic: &str, ends: &[i64], batches: Option<
             let mut row = VecDeque::new();
             for (batch, behind) in whole_batches(answered.records.unwrap_or_default()) {
                 *next = behind;
-                row.push_back((answered.partition_index, batch));
+                if batches.is_some() {
+                    row.push_back((answered.partition_index, from_a_client(&batch)));
+                }
             }
             rows.push(row);
         }
@@ -233,6 +256,15 @@ fn number(bytes: &[u8], at: usize, length: usize) -> Option<i64> {
 }
 
 /// Sends what comes out of `queue`, pipelined, and waits for every answer.
+/// A batch as a broker takes it from a client: with base offset 0.
+fn from_a_client(batch: &[u8]) -> Bytes {
+    let mut batch = BytesMut::from(batch);
+    if let Some(base_offset) = batch.first_chunk_mut::<8>() {
+        *base_offset = [0; 8];
+    }
+    batch.freeze()
+}
+
 async fn write(addr: &str, topic: &str, acks: i16, mut queue: mpsc::Receiver<Batches>) -> Result<()> {
     let stream = TcpStream::connect(addr).await.with_context(|| format!("cannot connect to {addr}"))?;
     stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;

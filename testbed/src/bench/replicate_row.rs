@@ -140,7 +140,8 @@ async fn start(binary: &Path, local: &Cluster, region: &Cluster, way: Way) -> Re
     }
     let mirror = match way {
         Way::Captured | Way::Read => {
-            let mut to = RegionConfig::new(way.key(), &region.bootstrap());
+            // Its own name, because both keep their progress in the same local cluster.
+            let mut to = RegionConfig::new(&format!("{}-region", way.key()), &region.bootstrap());
             to.topics = vec![topics.clone()];
             to.extra = "topic_name = \"{origin}.{topic}\"".to_owned();
             let config = ProxyConfig::new(way.key(), &local.bootstrap()).region_with(to);
