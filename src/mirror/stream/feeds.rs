@@ -1,7 +1,7 @@
 //! The two feeds, capture and catch-up: which batch is next, known, or ahead, by offsets alone.
 
 use super::*;
-use crate::mirror::batch::Fetched;
+use crate::mirror::batch::{Feed, Fetched};
 use crate::mirror::identity::is_reserved;
 
 impl Stream {
@@ -189,7 +189,9 @@ impl Stream {
         }
         let next = source.next_offset();
         self.next_offset = next;
-        self.last_taken = Some(source);
+        // A client writes anything for the leader's epoch: only the log knows it.
+        let leader_epoch = if batch.feed == Feed::Capture { -1 } else { source.leader_epoch };
+        self.last_taken = Some(BatchHeader { leader_epoch, ..source });
         self.position_hint();
         if let Phase::Replaying(found) = self.phase {
             self.replay(&batch, next, skip, found, now);
@@ -313,9 +315,8 @@ impl Stream {
         } else if behind >= GAP_PATIENCE {
             self.catching_up = true;
         }
-        if behind >= HELD_PATIENCE && !self.held.is_empty() {
-            self.held.clear();
-            self.held_bytes = 0;
+        if behind >= HELD_PATIENCE {
+            self.forget_held();
         }
         match &self.phase {
             Phase::Stalled { retry_at, .. } if now >= *retry_at => self.phase = self.search_at(now),

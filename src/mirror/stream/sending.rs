@@ -277,8 +277,12 @@ impl Stream {
 
     pub(super) fn forget_waiting(&mut self) {
         self.ready.clear();
-        self.held.clear();
         self.ready_bytes = 0;
+        self.forget_held();
+    }
+
+    pub(super) fn forget_held(&mut self) {
+        self.held.clear();
         self.held_bytes = 0;
     }
 

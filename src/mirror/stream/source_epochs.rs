@@ -5,6 +5,10 @@ use super::*;
 impl Stream {
     /// The local partition's leader has spoken.
     pub fn on_source(&mut self, view: SourceView, now: Instant) {
+        if view.leader_epoch > self.source.leader_epoch {
+            // What is held behind a gap was the former leader's, whose log may have been cut in front of it: other batches may come to lie there.
+            self.forget_held();
+        }
         self.source = view;
         if self.position.source_leader_epoch < 0 {
             self.position.source_leader_epoch = view.leader_epoch;
@@ -61,7 +65,7 @@ impl Stream {
                 (taken.base_offset, taken.base_timestamp) == (held.base_offset, held.base_timestamp)
             }
             None if held.leader_epoch < 0 => held.base_offset + 1 == self.next_offset,
-            // Neither codec nor checksum: a broker may have compressed anew.
+            // Neither codec nor checksum: a broker may have compressed anew. Batches of the same millisecond are alike in the rest but for who appended them, and when.
             Some(taken) => {
                 let what = |header: &BatchHeader| {
                     let BatchHeader {
@@ -69,7 +73,9 @@ impl Stream {
                     } = *header;
                     (base_offset, last_offset_delta, base_timestamp, max_timestamp, record_count)
                 };
-                what(&taken) == what(held)
+                let producer = |header: &BatchHeader| (header.producer_id, header.producer_epoch, header.base_sequence);
+                let same_epoch = taken.leader_epoch < 0 || taken.leader_epoch == held.leader_epoch;
+                what(&taken) == what(held) && producer(&taken) == producer(held) && same_epoch
             }
             // After a restart only the place is known at which a batch must end.
             None => held.next_offset() == self.next_offset,
