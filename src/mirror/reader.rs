@@ -457,8 +457,11 @@ mod tests {
         Wish { topic: Arc::from("orders"), topic_id, partition, leader_epoch: 1, offset: 5, peek: false }
     }
 
-    /// Topic ids and partitions that a request adds or changes, and those that it forgets.
-    fn said(request: &FetchRequest) -> (Vec<(u128, i32)>, Vec<(u128, i32)>) {
+    /// Partitions by their topics' ids.
+    type ByIds = Vec<(u128, i32)>;
+
+    /// What a request adds or changes, and what it forgets.
+    fn said(request: &FetchRequest) -> (ByIds, ByIds) {
         let asked = request.topics.iter();
         let asked =
             asked.flat_map(|topic| topic.partitions.iter().map(|one| (topic.topic_id.as_u128(), one.partition)));
