@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use crate::bench::raw;
 use anyhow::{Context, Result, bail};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use hdrhistogram::Histogram;
@@ -16,6 +17,7 @@ use kafka_protocol::messages::{BrokerId, FetchRequest, MetadataRequest, ProduceR
 use kafka_protocol::protocol::{Decodable, HeaderVersion, Request, StrBytes};
 use kafka_protocol::records::RecordBatchDecoder;
 
+use crate::bench::raw;
 use crate::records::{self, record};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -140,7 +142,8 @@ impl Probe {
             bail!("error {} from Fetch", partition.error_code);
         }
         let Some(mut records) = partition.records.clone() else { return Ok(Vec::new()) };
-        records.truncate(whole_batches(&records));
+        // A broker cuts the last batch where the answer is full.
+        records.truncate(raw::whole_batches(records.clone()).iter().map(|(batch, _)| batch.len()).sum());
         let mut values = Vec::new();
         for set in RecordBatchDecoder::decode_all(&mut records).context("cannot decode what was fetched")? {
             for record in set.records {
@@ -152,19 +155,6 @@ impl Probe {
         }
         Ok(values)
     }
-}
-
-/// Bytes of the whole record batches in front: a broker cuts the last one where the answer is full.
-fn whole_batches(records: &[u8]) -> usize {
-    let mut whole = 0;
-    while let Some(length) = records.get(whole + 8..).and_then(|rest| rest.first_chunk::<4>()) {
-        let end = usize::try_from(i32::from_be_bytes(*length)).ok().and_then(|length| (whole + 12).checked_add(length));
-        match end.filter(|end| *end <= records.len()) {
-            Some(end) => whole = end,
-            None => break,
-        }
-    }
-    whole
 }
 
 /// Calls `send` `count` times at a fixed rate per second with the moment from which the call's latency counts: when it was

@@ -233,7 +233,7 @@ pub(super) async fn read(addr: &str, topic: &str, ends: &[i64], batches: Option<
 }
 
 /// The batches that are there in whole, each with the offset behind it.
-fn whole_batches(mut records: Bytes) -> Vec<(Bytes, i64)> {
+pub(super) fn whole_batches(mut records: Bytes) -> Vec<(Bytes, i64)> {
     const PREFIX: usize = 12;
     const LAST_OFFSET_DELTA: usize = 23;
     let mut batches = Vec::new();
@@ -255,7 +255,6 @@ fn number(bytes: &[u8], at: usize, length: usize) -> Option<i64> {
     Some(bytes.iter().fold(0, |number, byte| number << 8 | i64::from(*byte)))
 }
 
-/// Sends what comes out of `queue`, pipelined, and waits for every answer.
 /// A batch as a broker takes it from a client: with base offset 0.
 fn from_a_client(batch: &[u8]) -> Bytes {
     let mut batch = BytesMut::from(batch);
@@ -265,6 +264,7 @@ fn from_a_client(batch: &[u8]) -> Bytes {
     batch.freeze()
 }
 
+/// Sends what comes out of `queue`, pipelined, and waits for every answer.
 async fn write(addr: &str, topic: &str, acks: i16, mut queue: mpsc::Receiver<Batches>) -> Result<()> {
     let stream = TcpStream::connect(addr).await.with_context(|| format!("cannot connect to {addr}"))?;
     stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
