@@ -263,7 +263,7 @@ impl Reader {
             }
             .with_max_bytes(self.bytes_max);
             let deadline = LONG_POLL + Duration::from_secs(30);
-            let answer = if self.mode == Mode::Tail && self.session.by_id {
+            let answer = if self.session.by_id {
                 self.connection.call_within(&FetchById(request), deadline).await
             } else {
                 self.connection.call_within(&request, deadline).await

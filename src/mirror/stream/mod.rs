@@ -35,6 +35,8 @@ mod row_tests;
 mod sending;
 mod source_epochs;
 #[cfg(test)]
+mod source_epochs_tests;
+#[cfg(test)]
 mod tests;
 mod waiting;
 
