@@ -261,7 +261,7 @@ async fn clients_recover_behind_the_proxy_as_fast_as_without_it() -> Result<()> 
     proxy.restart().await?;
     lines[1].until_moved_on(before, [5 * RATE, 5 * RATE, 0]).await.context("other ports")?;
     // The Java client may still be busy with what it had: what counts is what it gets once it has gone back. librdkafka's group is not asked any
-    // more: to 2.12 that client dials a coordinator that has kept its id at the address where it first was, and loses its partitions when the session
+    // more: that client (2.12.1) dials a coordinator that has kept its id at the address where it first was, and loses its partitions when the session
     // ends (docs/transparency.md).
     let since = Instant::now();
     loop {
