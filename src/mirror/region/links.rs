@@ -82,9 +82,8 @@ impl Region {
         link.unprotected = false;
         link.retry_at = now + (LINK_RETRY * (1 << link.failures.min(8))).min(LINK_RETRY_MAX);
         link.failures += 1;
-        for stream in std::mem::take(&mut link.ready) {
-            self.slots[stream].queued = false;
-        }
+        let ready = std::mem::take(&mut link.ready);
+        self.unqueue(lane, ready);
         if let Some(error) = error {
             self.not_reachable(&error);
         }
@@ -99,6 +98,17 @@ impl Region {
         }
         // A broker that left the cluster: its partitions get another leader.
         self.links.remove(&lane);
+    }
+
+    /// A link's row of streams that can send is gone.
+    pub(super) fn unqueue(&mut self, lane: Lane, ready: VecDeque<usize>) {
+        for stream in ready {
+            let queued = &mut self.slots[stream].queued;
+            if *queued == Some(lane) {
+                *queued = None;
+                self.touch(stream);
+            }
+        }
     }
 
     pub(super) fn touch_all_of(&mut self, lane: Lane) {
@@ -142,7 +152,7 @@ impl Region {
         let mut unprotected = 0;
         let window = self.parts.settings.window_bytes;
         let Self { links, slots, dirty, .. } = self;
-        for link in links.values_mut().filter(|link| link.up) {
+        for (lane, link) in links.iter_mut().filter(|(_, link)| link.up) {
             let Some(queue) = &link.queue else { continue };
             while !link.ready.is_empty()
                 && link.in_flight_bytes < window
@@ -157,12 +167,15 @@ impl Region {
                 while bytes[0] + bytes[1] < REQUEST_BYTES_MAX && barriers.len() + others.len() < REQUEST_BATCHES_MAX {
                     let Some(stream) = link.ready.pop_front() else { break };
                     let slot = &mut slots[stream];
+                    if slot.queued != Some(*lane) {
+                        continue;
+                    }
                     let head = slot.head.unwrap_or(stream);
                     if (slot.head.is_some() || !slot.forwards.is_empty()) && !shared.insert(head) {
                         again.push(stream);
                         continue;
                     }
-                    slot.queued = false;
+                    slot.queued = None;
                     if !slot.dirty {
                         slot.dirty = true;
                         dirty.push(stream);
@@ -172,7 +185,7 @@ impl Region {
                         continue;
                     };
                     if slot.stream.can_send() {
-                        slot.queued = true;
+                        slot.queued = Some(*lane);
                         again.push(stream);
                     }
                     let topic = slot.stream.region_topic.clone();

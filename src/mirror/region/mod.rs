@@ -176,7 +176,8 @@ struct Slot {
     /// An operator holds it back.
     paused: bool,
     dirty: bool,
-    queued: bool,
+    /// The link that has it in its row of those that can send. One of which that is not true any more is passed over there.
+    queued: Option<Lane>,
     starting: bool,
     start_at: Instant,
     scanning: bool,
@@ -209,7 +210,7 @@ impl Slot {
             shown: true,
             paused: false,
             dirty: false,
-            queued: false,
+            queued: None,
             starting: false,
             start_at: now,
             scanning: false,
@@ -237,6 +238,7 @@ struct Link {
     barriers_in_flight: usize,
     /// Something is under way that its broker may not recognise when it comes again: its records are older than the broker remembers producers.
     unprotected: bool,
+    /// Streams that can send, where that is still so ([`Slot::queued`]).
     ready: VecDeque<usize>,
     retry_at: Instant,
     failures: u32,

@@ -98,11 +98,16 @@ impl Region {
             want => want,
         };
         slot.want = want;
-        if slot.stream.can_send() && sends && !slot.queued && slot.is_active() {
-            slot.queued = true;
-            if let Some(link) = self.links.get_mut(&slot.lane()) {
-                link.ready.push_back(stream);
-            }
+        let lane = slot.lane();
+        // A row in which it stands still for a broker that leads no more may not move for long.
+        if slot.stream.can_send()
+            && sends
+            && slot.queued != Some(lane)
+            && slot.is_active()
+            && let Some(link) = self.links.get_mut(&lane)
+        {
+            slot.queued = Some(lane);
+            link.ready.push_back(stream);
         }
         let head = slot.head.unwrap_or(stream);
         self.settle_reads(head);

@@ -82,9 +82,8 @@ impl Region {
         link.in_flight_bytes = 0;
         link.barriers_in_flight = 0;
         link.unprotected = false;
-        for stream in std::mem::take(&mut link.ready) {
-            self.slots[stream].queued = false;
-        }
+        let ready = std::mem::take(&mut link.ready);
+        self.unqueue(lane, ready);
         for slot in self.slots.iter_mut().filter(|slot| slot.lane() == lane) {
             // What has nothing under way has lost nothing: the broker is the same.
             if slot.stream.has_in_flight() {
@@ -113,7 +112,7 @@ impl Region {
     /// A stream that has been aside for long enough goes back, once nothing of it is under way there.
     pub(super) fn leave_aside(&mut self, stream: usize, now: Instant) {
         let slot = &mut self.slots[stream];
-        if slot.is_coming_back(now) && !slot.queued && !slot.stream.has_in_flight() && !slot.stream.has_unanswered() {
+        if slot.is_coming_back(now) && slot.queued.is_none() && !slot.stream.has_in_flight() && !slot.stream.has_unanswered() {
             slot.aside_until = None;
             self.aside.remove(&stream);
         }
@@ -142,10 +141,8 @@ impl Region {
             self.links.keys().filter(|lane| lane.aside && !needed.contains(lane)).copied().collect();
         for lane in unneeded {
             // It ends by itself, now that its queue is gone. What was ready for it goes another way.
-            for stream in self.links.remove(&lane).into_iter().flat_map(|link| link.ready) {
-                self.slots[stream].queued = false;
-                self.touch(stream);
-            }
+            let ready = self.links.remove(&lane).map(|link| link.ready).unwrap_or_default();
+            self.unqueue(lane, ready);
         }
     }
 }
