@@ -206,6 +206,19 @@ impl Cluster {
         self.call_slot(Slot::Node(node_id), request).await
     }
 
+    /// As [`Cluster::call`]; `None` if the answer's bytes are those of the last one, which `known` keeps.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub async fn call_for_news<C: Call>(
+        &self,
+        node_id: i32,
+        request: &C,
+        known: &mut Vec<u8>,
+    ) -> Result<Option<C::Answer>, ClientError> {
+        self.call_slot_for_news(Slot::Node(node_id), request, Some(known)).await
+    }
+
     async fn call_slot<C: Call>(&self, slot: Slot, request: &C) -> Result<C::Answer, ClientError> {
         // Nothing is known, so that everything is news.
         let news = self.call_slot_for_news(slot, request, None).await?;

@@ -9,6 +9,7 @@
 pub mod batch;
 pub mod committed;
 pub mod events;
+mod fetch_session;
 pub mod identity;
 pub mod inbox;
 pub mod latency;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic};
-use kafka_protocol::messages::{BrokerId, ListOffsetsRequest, OffsetForLeaderEpochRequest, TopicName};
+use kafka_protocol::messages::{
+    BrokerId, ListOffsetsRequest, ListOffsetsResponse, OffsetForLeaderEpochRequest, TopicName,
+};
 use kafka_protocol::protocol::StrBytes;
 
 use super::progress::Partition;
@@ -59,7 +61,8 @@ pub async fn list_offsets(
     partitions: &[&Partition],
     which: Which,
 ) -> Result<Vec<(Partition, Result<LogOffset, i16>)>, ClientError> {
-    list_offsets_as(cluster, leader, &list_offsets_request(partitions, which)).await
+    let answer = cluster.call(leader, &list_offsets_request(partitions, which)).await?;
+    Ok(listed_offsets(answer, leader))
 }
 
 /// The question of [`list_offsets`], for those who ask it again and again.
@@ -86,16 +89,8 @@ pub fn list_offsets_request(partitions: &[&Partition], which: Which) -> ListOffs
     )
 }
 
-/// As [`list_offsets`].
-///
-/// # Errors
-/// Those of the call.
-pub async fn list_offsets_as(
-    cluster: &Cluster,
-    leader: i32,
-    request: &ListOffsetsRequest,
-) -> Result<Vec<(Partition, Result<LogOffset, i16>)>, ClientError> {
-    let answer = cluster.call(leader, request).await?;
+/// What a broker has answered to [`list_offsets_request`].
+pub fn listed_offsets(answer: ListOffsetsResponse, leader: i32) -> Vec<(Partition, Result<LogOffset, i16>)> {
     let mut offsets = Vec::with_capacity(answer.topics.iter().map(|topic| topic.partitions.len()).sum());
     for topic in answer.topics {
         let topic_name: Arc<str> = Arc::from(topic.name.as_str());
@@ -107,7 +102,7 @@ pub async fn list_offsets_as(
             offsets.push(((topic_name.clone(), partition.partition_index), result));
         }
     }
-    Ok(offsets)
+    offsets
 }
 
 /// Asks all leaders; a partition that nobody leads, or whose leader can't be asked, comes with an error code.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use kafka_protocol::messages::ListOffsetsRequest;
 use tokio::sync::{Notify, watch};
 
-use super::offsets::{LogOffset, Which, by_leader, epoch_ends, list_offsets_as, list_offsets_request};
+use super::offsets::{LogOffset, Which, by_leader, epoch_ends, list_offsets_request, listed_offsets};
 use super::progress::Partition;
 use super::stream::SourceView;
 use crate::capture::Capture;
@@ -72,7 +72,13 @@ struct Listener {
 struct Questions {
     metadata: Arc<Metadata>,
     wanted: Arc<Vec<Partition>>,
-    by_leader: BTreeMap<i32, Arc<ListOffsetsRequest>>,
+    by_leader: BTreeMap<i32, Question>,
+}
+
+struct Question {
+    request: Arc<ListOffsetsRequest>,
+    /// The last answer's bytes, if all that followed from them was done: the same ones once more say nothing new.
+    answered: Vec<u8>,
 }
 
 impl Questions {
@@ -80,9 +86,12 @@ impl Questions {
         if Arc::ptr_eq(&self.metadata, &metadata) && Arc::ptr_eq(&self.wanted, wanted) {
             return;
         }
-        let request = |group: Vec<&Partition>| Arc::new(list_offsets_request(&group, Which::End));
+        let question = |group: Vec<&Partition>| Question {
+            request: Arc::new(list_offsets_request(&group, Which::End)),
+            answered: Vec::new(),
+        };
         self.by_leader =
-            by_leader(&metadata, &**wanted).into_iter().map(|(leader, group)| (leader, request(group))).collect();
+            by_leader(&metadata, &**wanted).into_iter().map(|(leader, group)| (leader, question(group))).collect();
         self.metadata = metadata;
         self.wanted = wanted.clone();
     }
@@ -184,25 +193,41 @@ impl Source {
         let connection = self.capture.next_connection();
         questions.renew(self.local.metadata(), wanted);
         let mut calls = tokio::task::JoinSet::new();
-        for (leader, request) in &questions.by_leader {
-            let (local, leader, request) = (self.local.clone(), *leader, request.clone());
-            calls.spawn(async move { (leader, list_offsets_as(&local, leader, &request).await) });
+        for (leader, question) in &mut questions.by_leader {
+            let (local, leader, request) = (self.local.clone(), *leader, question.request.clone());
+            let mut answered = std::mem::take(&mut question.answered);
+            calls.spawn(async move {
+                let answer = local.call_for_news(leader, &*request, &mut answered).await;
+                (leader, answered, answer)
+            });
         }
         let mut moved = false;
         let mut unasked = BTreeMap::new();
         while let Some(joined) = calls.join_next().await {
-            let Ok((leader, answer)) = joined else { continue };
-            match answer {
-                Ok(offsets) => {
+            let Ok((leader, answered, answer)) = joined else { continue };
+            let is_done = match answer {
+                Ok(None) => {
+                    self.lock().verified.insert(leader, connection);
+                    true
+                }
+                Ok(Some(answer)) => {
+                    let offsets = listed_offsets(answer, leader);
+                    let failed = offsets.iter().any(|(_, offset)| offset.is_err());
                     let (elsewhere, new) = self.take(leader, connection, offsets);
                     moved |= elsewhere;
+                    let is_done = !failed && new.is_empty();
                     unasked.insert(leader, new);
+                    is_done
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a local broker could not be asked for its logs' ends");
                     self.lock().verified.remove(&leader);
                     moved = true;
+                    false
                 }
+            };
+            if let Some(question) = questions.by_leader.get_mut(&leader).filter(|_| is_done) {
+                question.answered = answered;
             }
         }
         self.ask_for_epochs(unasked).await;

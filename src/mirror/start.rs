@@ -135,11 +135,14 @@ async fn run(
     events: &mpsc::Sender<Event>,
 ) -> Result<bool, ClientError> {
     // Of all their topics' partitions: one that was added since begins at its beginning, where others were mirrored before.
-    let partitions: BTreeSet<Partition> = (streams.iter())
-        .flat_map(|stream| (0..stream.partitions).map(|partition| (stream.partition.0.clone(), partition)))
-        .chain(streams.iter().map(|stream| stream.partition.clone()))
+    let mut topics: BTreeMap<&Arc<str>, i32> = BTreeMap::new();
+    for stream in &streams {
+        let partitions = topics.entry(&stream.partition.0).or_default();
+        *partitions = (*partitions).max(stream.partitions).max(stream.partition.1 + 1);
+    }
+    let partitions: Vec<Partition> = (topics.into_iter())
+        .flat_map(|(topic, partitions)| (0..partitions).map(|partition| (topic.clone(), partition)))
         .collect();
-    let partitions: Vec<Partition> = partitions.into_iter().collect();
     let committed = keeping.progress.load(&partitions).await?;
     let (positions, denied) = local_positions(local, &streams, &committed).await;
     if positions.len() == streams.len() && positions.values().all(|(_, is_committed)| *is_committed) {

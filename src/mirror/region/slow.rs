@@ -112,7 +112,11 @@ impl Region {
     /// A stream that has been aside for long enough goes back, once nothing of it is under way there.
     pub(super) fn leave_aside(&mut self, stream: usize, now: Instant) {
         let slot = &mut self.slots[stream];
-        if slot.is_coming_back(now) && slot.queued.is_none() && !slot.stream.has_in_flight() && !slot.stream.has_unanswered() {
+        if slot.is_coming_back(now)
+            && slot.queued.is_none()
+            && !slot.stream.has_in_flight()
+            && !slot.stream.has_unanswered()
+        {
             slot.aside_until = None;
             self.aside.remove(&stream);
         }

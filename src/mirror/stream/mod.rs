@@ -71,7 +71,7 @@ pub const LATE_REQUESTS: Duration = Duration::from_millis(500);
 /// So many bytes may be sent with acks=1 before a barrier must follow.
 pub const BARRIER_BYTES: usize = 4 * 1024 * 1024;
 /// And so many batches: small ones take a broker long, and the position shall not stand still meanwhile.
-pub const BARRIER_BATCHES: usize = 64;
+pub const BARRIER_BATCHES: usize = 256;
 /// So many batches that wait together are all barriers where the link is quiet. What a proxy in front of the region sees acknowledged by acks=all it need not
 /// read from its log.
 const BARRIERS_IN_A_ROW: usize = 4;

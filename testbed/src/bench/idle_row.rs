@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use kafka_protocol::messages::ApiVersionsRequest;
 
+use crate::bench::mirrored::until_mirrored;
 use crate::bench::probe::Probe;
 use crate::bench::process::connections_allowed;
 use crate::bench::table::{Marks, Rounds, Table};
@@ -108,6 +109,13 @@ impl Site<'_> {
     async fn streams(&self, regions: usize, options: &Options, figures: &mut Figures) -> Result<()> {
         let first = Instant::now();
         let mut proxy = Proxy::start(self.binary, self.config(regions)).await?;
+        // Before the regions have the topics, nothing is behind there.
+        for topic in &self.topics {
+            let ends = self.local.admin().end_offsets(topic).await?;
+            for region in self.regions.iter().take(regions) {
+                until_mirrored(&ends, region, topic).await?;
+            }
+        }
         proxy.wait_lag_zero(DEADLINE).await?;
         say(&format!(
             "{regions} regions: all topics made and mirrored {:.0} s after the first start",
