@@ -9,6 +9,9 @@ use diffluent::cli::{Arguments, EXIT_USAGE, Failed, LogFormat};
 use diffluent::log_filter::LogFilter;
 use tracing_subscriber::EnvFilter;
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,

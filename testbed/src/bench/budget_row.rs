@@ -147,32 +147,39 @@ impl Site<'_> {
 
     /// How often a run with so many batches allocates, from its start to its end.
     async fn allocations(&self, regions: usize, batches: u64) -> Result<f64> {
-        let log = self.under(&["--tool=dhat", "--dhat-out-file=/dev/null"], regions, BATCH_BYTES, batches).await?;
-        allocations(&log).with_context(|| format!("DHAT says: {log}"))
+        let topic = format!("allocations-{regions}-{batches}");
+        let with = "export _RJEM_MALLOC_CONF=stats_print:true,stats_print_opts:Jgdablxeh; exec";
+        let log = self.run(with, "2>", (regions, &topic), BATCH_BYTES, batches).await?;
+        allocations(&log).with_context(|| format!("the allocator says: {log}"))
     }
 
     /// What a run with batches of that length does, from its start to its end.
     async fn work(&self, regions: usize, bytes: usize) -> Result<Work> {
-        let tool = ["--tool=cachegrind", "--cache-sim=yes", "--cachegrind-out-file=/dev/null"];
-        let log = self.under(&tool, regions, bytes, COUNTED[1]).await?;
+        let topic = format!("work-{regions}-{bytes}");
+        let with = "exec valgrind --tool=cachegrind --cache-sim=yes --cachegrind-out-file=/dev/null";
+        let log = self.run(with, "--log-file=", (regions, &topic), bytes, COUNTED[1]).await?;
         work(&log).with_context(|| format!("cachegrind says: {log}"))
     }
 
-    /// What a tool of valgrind says of a run.
-    async fn under(&self, tool: &[&str], regions: usize, bytes: usize, batches: u64) -> Result<String> {
-        let name = tool.first().and_then(|tool| tool.split_once('=')).map_or("", |(_, name)| name);
-        let topic = format!("{name}-{regions}-{bytes}-{batches}");
-        self.local.create_topic(&topic, 1, 1, &[]).await?;
-        let dir = TempDir::new("diffluent-valgrind-")?;
+    /// What is said of a run with something: `with` is a shell's words before the binary, `log_to` those before the file that it is said in.
+    async fn run(
+        &self,
+        with: &str,
+        log_to: &str,
+        (regions, topic): (usize, &str),
+        bytes: usize,
+        batches: u64,
+    ) -> Result<String> {
+        self.local.create_topic(topic, 1, 1, &[]).await?;
+        let dir = TempDir::new("diffluent-budget-")?;
         let (wrapper, log) = (dir.path().join("diffluent"), dir.path().join("log"));
         let binary = std::path::absolute(self.binary).context("the binary's path")?;
-        let (tool, log_file) = (tool.join(" "), log.display());
-        let script = format!("#!/bin/sh\nexec valgrind {tool} --log-file={log_file} {} \"$@\"\n", binary.display());
+        let script = format!("#!/bin/sh\n{with} {log_to}{} {} \"$@\"\n", log.display(), binary.display());
         std::fs::write(&wrapper, script).context("cannot write a script")?;
         std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).context("cannot write a script")?;
-        let mut proxy = Proxy::start(&wrapper, self.config(regions, &topic)).await?;
-        send(connect(&proxy, &topic).await?, bytes, COUNTED_RATE, batches).await?;
-        self.mirrored(regions, &topic).await?;
+        let mut proxy = Proxy::start(&wrapper, self.config(regions, topic)).await?;
+        send(connect(&proxy, topic).await?, bytes, COUNTED_RATE, batches).await?;
+        self.mirrored(regions, topic).await?;
         proxy.stop().await?;
         std::fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))
     }
@@ -272,9 +279,13 @@ fn behind<'a>(log: &'a str, what: &str) -> Option<Vec<&'a str>> {
     log.lines().find_map(|line| Some(line.split_once(what)?.1.split_whitespace().collect()))
 }
 
-/// The total at the end of DHAT's log.
+/// How often was allocated, as jemalloc says at its end, behind what else was logged.
 fn allocations(log: &str) -> Option<f64> {
-    number(behind(log, "Total:")?.get(3)?)
+    let said = log.get(log.rfind("{\n\t\"jemalloc\"")?..)?;
+    let said: serde_json::Value = serde_json::Deserializer::from_str(said).into_iter().next()?.ok()?;
+    let merged = said.pointer("/jemalloc/stats.arenas/merged")?;
+    let of = |size: &str| merged.get(size)?.get("nrequests")?.as_f64();
+    Some(of("small")? + of("large")?)
 }
 
 /// The totals at the end of cachegrind's log.
@@ -308,7 +319,7 @@ fn tell(told: &[(&str, Budget)]) -> String {
     format!(
         "## What a produced batch takes\n\n{}\n{}\n{}\n\
          Of each batch of one record of 64 KiB, acks=all, {RATE} a second from one producer, none waiting for another. System calls: by strace, over {TRACED} batches and until the \
-         region has them, with what goes on beside them in that time; \"write\" has those that wake another thread. Allocations: by DHAT, a run of {} batches less one of {}, over their \
+         region has them, with what goes on beside them in that time; \"write\" has those that wake another thread. Allocations: as the allocator counts them, a run of {} batches less one of {}, over their \
          difference. By the KiB: by cachegrind, {} batches of 64 KiB less as many of 1 KiB; a copy would take at least 32 loads and 32 stores, 32 bytes each, the checksum takes 128 loads of 8 \
          bytes. What the kernel copies is in none of it.\n",
         table.text(),
@@ -331,7 +342,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_strace_dhat_and_cachegrind_say_is_read() {
+    fn what_strace_jemalloc_and_cachegrind_say_is_read() {
         let table = "% time     seconds  usecs/call     calls    errors syscall\n\
                      ------ ----------- ----------- --------- --------- ----------------\n\
                      \x2060.00    0.000300           3       100         7 recvfrom\n\
@@ -341,9 +352,10 @@ mod tests {
                      ------ ----------- ----------- --------- --------- ----------------\n\
                      100.00    0.000500           2       245         7 total\n";
         assert_eq!(by_kind(&calls(table)), [100, 90, 50, 5]);
-        let log = "==7== Total:     1,004,210 bytes in 2,500 blocks\n==7== At t-gmax: 7 bytes in 1 blocks\n";
+        let log = "INFO stopped\n{\n\t\"jemalloc\": {\n\t\t\"stats.arenas\": {\"merged\": {\"small\": {\"nmalloc\": 7, \"nrequests\": 2400},\n\
+                   \t\t\"large\": {\"nrequests\": 100}}}}\n}\n";
         assert_eq!(allocations(log), Some(2500.0));
-        assert_eq!(allocations("==7== killed"), None);
+        assert_eq!(allocations("INFO stopped\n"), None);
         let log = "==7== I refs:        4,000,100\n==7== D refs:        1,500  (1,000 rd   + 500 wr)\n";
         assert_eq!(work(log), Some(Work { instructions: 4_000_100.0, loads: 1000.0, stores: 500.0 }));
     }

@@ -70,13 +70,17 @@ pub(super) async fn measure(binary: &Path, options: &Options) -> Result<String> 
     raw::pipeline(&leader, TOPIC, PARTITIONS, ACKS_LEADER, batch, count).await?;
     let ends = local.admin().end_offsets(TOPIC).await?;
     let site = Site { binary, local, region, ends, bytes, idle: options.length };
-    let (mut read, mut copied) = (Rounds::default(), Rounds::default());
+    let (mut read, mut copied, mut beside) = (Rounds::default(), Rounds::default(), Rounds::default());
     let (mut diffluent, mut peer) = (Figures::default(), Figures::default());
     for round in 0..options.rounds {
-        let (alone, copy) = site.brokers_alone(&leader).await?;
-        say(&format!("round {}: the brokers alone: read {alone:.0} MB/s, copied {copy:.0} MB/s", round + 1));
+        let (alone, copy, p99) = site.brokers_alone(&leader).await?;
+        say(&format!(
+            "round {}: the brokers alone: read {alone:.0} MB/s, copied {copy:.0} MB/s; a client's ack p99 meanwhile {p99:.1} ms",
+            round + 1
+        ));
         read.push(alone);
         copied.push(copy);
+        beside.push(p99);
         if round % 2 == 0 {
             site.diffluent(round, &mut diffluent).await?;
             site.mirror_maker(round, &mut peer).await?;
@@ -85,7 +89,7 @@ pub(super) async fn measure(binary: &Path, options: &Options) -> Result<String> 
             site.diffluent(round, &mut diffluent).await?;
         }
     }
-    Ok(told(&read, &copied, &diffluent, &peer, options))
+    Ok(told(&read, (&copied, &beside), &diffluent, &peer, options))
 }
 
 impl Site<'_> {
@@ -93,17 +97,20 @@ impl Site<'_> {
         bytes / 1e6 / took.as_secs_f64()
     }
 
-    /// MB/s that can be read here, and that a bare client copies without any delay, in 10^6 bytes per second.
-    async fn brokers_alone(&self, leader: &str) -> Result<(f64, f64)> {
+    /// MB/s that can be read here, and that a bare client copies without any delay, in 10^6 bytes per second; and the 99th percentile of a client's
+    /// acknowledgements while it copies, directly at the broker, in milliseconds.
+    async fn brokers_alone(&self, leader: &str) -> Result<(f64, f64, f64)> {
         const COPY: &str = "copy";
         let begin = Instant::now();
         raw::read(leader, TOPIC, &self.ends, None).await?;
         let read = self.rate(self.bytes as f64, begin.elapsed());
         self.region.create_topic(COPY, PARTITIONS, 1, &[]).await?;
         let to = raw::leader(&self.region.bootstrap(), COPY, 0).await?;
+        let client = Client::start(self.local.bootstrap()).await?;
         let took = raw::copy(leader, TOPIC, &self.ends, &to, COPY, ACKS_LEADER).await?;
+        let p99 = client.end().await?;
         self.region.delete_topic(COPY).await?;
-        Ok((read, self.rate(self.bytes as f64, took)))
+        Ok((read, self.rate(self.bytes as f64, took), p99))
     }
 
     /// What is missing in the region once its first batches are there, in bytes.
@@ -217,7 +224,13 @@ impl Client {
     }
 }
 
-fn told(read: &Rounds, copied: &Rounds, diffluent: &Figures, peer: &Figures, options: &Options) -> String {
+fn told(
+    read: &Rounds,
+    (copied, beside): (&Rounds, &Rounds),
+    diffluent: &Figures,
+    peer: &Figures,
+    options: &Options,
+) -> String {
     let mut table = Table::new(&[
         "",
         "MB/s",
@@ -228,7 +241,14 @@ fn told(read: &Rounds, copied: &Rounds, diffluent: &Figures, peer: &Figures, opt
     ]);
     let none = || "-".to_owned();
     table.row(vec!["reading alone, local broker".to_owned(), read.show(0), none(), none(), none(), none()]);
-    table.row(vec!["a bare client copies, no delay".to_owned(), copied.show(0), none(), none(), none(), none()]);
+    table.row(vec![
+        "a bare client copies, no delay".to_owned(),
+        copied.show(0),
+        none(),
+        none(),
+        beside.show(1),
+        none(),
+    ]);
     for (who, figures) in [("**diffluent**, 100 ms", diffluent), ("MirrorMaker 2, by hand, 100 ms", peer)] {
         table.row(vec![
             who.to_owned(),
@@ -250,11 +270,13 @@ fn told(read: &Rounds, copied: &Rounds, diffluent: &Figures, peer: &Figures, opt
     marks.at_most("peak resident", 0.1, "× MirrorMaker 2", &resident, 3);
     let client = diffluent.ack_p99_millis.over(&diffluent.idle_p99_millis);
     marks.at_most("a client's ack p99 meanwhile", 1.3, "× idle", &client, 1);
+    let of_copy = diffluent.ack_p99_millis.over(beside);
+    marks.at_most("or, beside what it is directly at the broker while a bare client copies", 1.3, "×", &of_copy, 1);
     format!(
         "## Catching up\n\n{}\n{}\n\
          A backlog of {} MiB of 1000-byte records, batches of 64 KiB, {PARTITIONS} partitions, {RTT_MS} ms of round trip to the region; from the first batch that is in the region \
          to the last, so that nobody's start counts. The client produces {CLIENT_RATE} single records a second (acks=all) to another topic of the same local broker: through diffluent, and directly \
-         where MirrorMaker 2 runs. All brokers, the delay line and the client share the cores with what is measured. MirrorMaker 2 in dedicated mode beside the source: \
+         where MirrorMaker 2 runs or a bare client copies. All brokers, the delay line and the client share the cores with what is measured. MirrorMaker 2 in dedicated mode beside the source: \
          {}. Medians over {} rounds (smallest to largest).\n",
         table.text(),
         marks.text(),
