@@ -101,9 +101,16 @@ pub const BUGS: &[Planted] = &[
     },
     Planted {
         name: "reads from a broker that leads no longer",
-        file: "src/mirror/reader.rs",
+        file: "src/mirror/fetch_session.rs",
         from: ".with_current_leader_epoch(wish.leader_epoch)",
         to: ".with_current_leader_epoch(-1)",
+        tests: SIMULATION,
+    },
+    Planted {
+        name: "waits in the row of a broker that leads no longer",
+        file: "src/mirror/region/settle.rs",
+        from: "            && slot.queued != Some(lane)\n",
+        to: "            && slot.queued.is_none()\n",
         tests: SIMULATION,
     },
     Planted {
