@@ -187,7 +187,7 @@ pub const BUGS: &[Planted] = &[
     },
     Planted {
         name: "reads what is not committed yet",
-        file: "src/mirror/reader.rs",
+        file: "src/mirror/fetch_session.rs",
         from: "const READ_COMMITTED: i8 = 1;",
         to: "const READ_COMMITTED: i8 = 0;",
         tests: SIMULATION,
