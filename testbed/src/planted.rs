@@ -107,13 +107,6 @@ pub const BUGS: &[Planted] = &[
         tests: SIMULATION,
     },
     Planted {
-        name: "waits in the row of a broker that leads no longer",
-        file: "src/mirror/region/settle.rs",
-        from: "            && slot.queued != Some(lane)\n",
-        to: "            && slot.queued.is_none()\n",
-        tests: SIMULATION,
-    },
-    Planted {
         name: "sends again what has an unknown outcome without looking",
         file: "src/mirror/stream/recovery.rs",
         from: "Some(found) if found.next_sequence != self.position.sequence => {",
