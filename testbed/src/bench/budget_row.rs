@@ -281,7 +281,7 @@ fn behind<'a>(log: &'a str, what: &str) -> Option<Vec<&'a str>> {
 
 /// How often was allocated, as jemalloc says at its end, behind what else was logged.
 fn allocations(log: &str) -> Option<f64> {
-    let said = log.get(log.rfind("{\n\t\"jemalloc\"")?..)?;
+    let said = log.get(log.rfind("{\"jemalloc\"")?..)?;
     let said: serde_json::Value = serde_json::Deserializer::from_str(said).into_iter().next()?.ok()?;
     let merged = said.pointer("/jemalloc/stats.arenas/merged")?;
     let of = |size: &str| merged.get(size)?.get("nrequests")?.as_f64();
@@ -352,8 +352,8 @@ mod tests {
                      ------ ----------- ----------- --------- --------- ----------------\n\
                      100.00    0.000500           2       245         7 total\n";
         assert_eq!(by_kind(&calls(table)), [100, 90, 50, 5]);
-        let log = "INFO stopped\n{\n\t\"jemalloc\": {\n\t\t\"stats.arenas\": {\"merged\": {\"small\": {\"nmalloc\": 7, \"nrequests\": 2400},\n\
-                   \t\t\"large\": {\"nrequests\": 100}}}}\n}\n";
+        let log = "INFO stopped\n{\"jemalloc\":{\"stats\":{},\"stats.arenas\":{\"merged\":{\"small\":{\"nmalloc\":7,\"nrequests\":2400},\
+                   \"large\":{\"nrequests\":100}}}}}\n";
         assert_eq!(allocations(log), Some(2500.0));
         assert_eq!(allocations("INFO stopped\n"), None);
         let log = "==7== I refs:        4,000,100\n==7== D refs:        1,500  (1,000 rd   + 500 wr)\n";
