@@ -16,12 +16,12 @@ struct Arguments {
     #[arg(long, value_enum)]
     row: Option<Row>,
     /// Seconds that each timed part takes, per variant and round.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 5)]
     seconds: u64,
     /// Alternating rounds, of which medians and spread are told.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// MiB produced per variant and round where CPU time is counted, and of a backlog (the mark of the row catch-up is at 5120).
+    /// MiB produced per variant and round where CPU time is counted, and of a backlog; five times as many of the backlog of the row catch-up.
     #[arg(long, default_value_t = 1024)]
     mib: u64,
     /// Partitions of the row about idle ones.
