@@ -30,7 +30,7 @@ pub(super) fn login(u: &mut Unstructured<'_>) -> Result<()> {
     let mechanism =
         *u.choose(&[Mechanism::Plain, Mechanism::ScramSha256, Mechanism::ScramSha512, Mechanism::OauthBearer])?;
     let credentials = match mechanism {
-        Mechanism::OauthBearer => Credentials::Token { token: "tok".into(), extensions: Vec::new() },
+        Mechanism::OauthBearer => Credentials::Token { token: "hunter2".into(), extensions: Vec::new() },
         _ => Credentials::Password { username: "me=,".into(), password: "hunter2".into() },
     };
     let (mut exchange, first) = Exchange::begin(mechanism, credentials).expect("these credentials can be used");

@@ -38,6 +38,24 @@ pub enum Credentials {
     },
 }
 
+impl Credentials {
+    /// What nobody else may read.
+    pub fn secret(&self) -> &str {
+        match self {
+            Credentials::Password { password, .. } => password,
+            Credentials::Token { token, .. } => token,
+        }
+    }
+
+    /// The token, if it is one.
+    pub fn token(&self) -> Option<&str> {
+        match self {
+            Credentials::Password { .. } => None,
+            Credentials::Token { token, .. } => Some(token),
+        }
+    }
+}
+
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Credentials")
@@ -56,6 +74,8 @@ pub enum Next {
 /// One login.
 pub struct Exchange {
     mechanism: Mechanism,
+    /// Not to be told, whoever says it.
+    secret: String,
     session: Session,
     finished: bool,
 }
@@ -66,12 +86,13 @@ impl Exchange {
     /// # Errors
     /// In words, when the credentials can't be used with the mechanism.
     pub fn begin(mechanism: Mechanism, credentials: Credentials) -> Result<(Self, Vec<u8>), String> {
+        let secret = credentials.secret().to_owned();
         let registry = Registry::with_mechanisms(registry(mechanism));
         let config = SASLConfig::builder().with_registry(registry).with_callback(Callback(credentials));
         let name = Mechname::parse(mechanism.as_str().as_bytes()).map_err(|error| error.to_string())?;
         let session = config.and_then(|config| SASLClient::new(config).start_suggested(&[name]));
         let session = session.map_err(|error| error.to_string())?;
-        let mut exchange = Self { mechanism, session, finished: false };
+        let mut exchange = Self { mechanism, secret, session, finished: false };
         let first = exchange.step(None)?;
         Ok((exchange, first))
     }
@@ -89,7 +110,7 @@ impl Exchange {
         }
         if self.mechanism == Mechanism::OauthBearer && !challenge.is_empty() {
             // RFC 7628 section 3.2.2: a token that is not taken is answered with the reason.
-            return Err(format!("it says {}", words(challenge)));
+            return Err(format!("it says {}", words(challenge, &[&self.secret])));
         }
         let is_scram = matches!(self.mechanism, Mechanism::ScramSha256 | Mechanism::ScramSha512);
         // Each part is a letter, `=` and a value (RFC 5802); rsasl 2.3.1 panics on a shorter one.
@@ -111,7 +132,8 @@ impl Exchange {
                     "it wants the password hashed less than {ITERATIONS_MIN} or more than {ITERATIONS_MAX} times"
                 ));
             }
-            Err(error) => return Err(error.to_string()),
+            // It may hold some of the challenge.
+            Err(error) => return Err(words(error.to_string().as_bytes(), &[&self.secret])),
         }
         Ok(answer)
     }
@@ -123,15 +145,14 @@ impl std::fmt::Debug for Exchange {
     }
 }
 
-/// What a peer says, for people: printable, and not too long.
-pub fn words(said: &[u8]) -> String {
-    let text = String::from_utf8_lossy(said);
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(WORDS_CHARS_MAX)
-        .collect::<String>()
-        .trim()
-        .to_owned()
+/// What a peer says, for people: printable, not too long, and without the `secrets` that it was told: it may repeat them, and this goes into logs.
+pub fn words(said: &[u8], secrets: &[&str]) -> String {
+    let printable = |text: &str| text.replace(char::is_control, " ");
+    let secrets = secrets.iter().filter(|secret| !secret.is_empty());
+    // Before it is cut: a part of a secret would not be found.
+    let text = secrets
+        .fold(printable(&String::from_utf8_lossy(said)), |text, secret| text.replace(&printable(secret), "(a secret)"));
+    text.chars().take(WORDS_CHARS_MAX).collect::<String>().trim().to_owned()
 }
 
 /// The one mechanism that may be chosen.
@@ -174,5 +195,27 @@ impl SessionCallback for Callback {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_repeats_a_secret_is_quoted_without_it() {
+        assert_eq!(words(b"no hunter2\0for me, hunter2", &["hunter2"]), "no (a secret) for me, (a secret)");
+        assert_eq!(words(b"no a\x07b", &["a\x07b", ""]), "no (a secret)");
+        // Also where it would be cut.
+        let long = format!("{}hunter2", "x".repeat(WORDS_CHARS_MAX - 3));
+        assert!(!words(long.as_bytes(), &["hunter2"]).contains("hun"));
+    }
+
+    #[test]
+    fn a_token_that_is_refused_in_its_own_words_is_not_told() {
+        let credentials = Credentials::Token { token: "hunter2".into(), extensions: Vec::new() };
+        let (mut exchange, _) = Exchange::begin(Mechanism::OauthBearer, credentials).expect("a token");
+        let refused = exchange.next(br#"{"status":"invalid_token","token":"hunter2"}"#).expect_err("refused");
+        assert_eq!(refused, r#"it says {"status":"invalid_token","token":"(a secret)"}"#);
     }
 }

@@ -127,7 +127,7 @@ pub(super) struct Login<'a> {
     sasl: &'a Sasl,
     /// `None` only while another thread has it.
     exchange: Option<Exchange>,
-    token: Option<String>,
+    credentials: Credentials,
     rounds: usize,
 }
 
@@ -215,13 +215,9 @@ impl Sasl {
     /// Begins a login, and gives what is said first.
     pub(super) async fn login(&self) -> Result<(Login<'_>, Vec<u8>), SaslError> {
         let credentials = self.credentials().await?;
-        let token = match &credentials {
-            Credentials::Token { token, .. } => Some(token.clone()),
-            Credentials::Password { .. } => None,
-        };
-        let (exchange, first) =
-            Exchange::begin(self.config.mechanism, credentials).map_err(|reason| self.unusable(&reason))?;
-        Ok((Login { sasl: self, exchange: Some(exchange), token, rounds: 0 }, first))
+        let begun = Exchange::begin(self.config.mechanism, credentials.clone());
+        let (exchange, first) = begun.map_err(|reason| self.unusable(&reason))?;
+        Ok((Login { sasl: self, exchange: Some(exchange), credentials, rounds: 0 }, first))
     }
 
     /// The handshake's answer.
@@ -232,7 +228,7 @@ impl Sasl {
             error_code::UNSUPPORTED_SASL_MECHANISM => Err(SaslError::NotOffered {
                 table: self.table.clone(),
                 mechanism: self.config.mechanism,
-                offered: words(offered.join(", ").as_bytes()),
+                offered: words(offered.join(", ").as_bytes(), &[]),
             }),
             code => Err(self.wrong(&format!("SaslHandshake: {}", error_code::describe(code)))),
         }
@@ -283,7 +279,8 @@ impl Login<'_> {
     pub(super) async fn answered(&mut self, answer: SaslAuthenticateResponse) -> Result<Step, SaslError> {
         self.rounds += 1;
         if answer.error_code != 0 {
-            let said = answer.error_message.as_deref().map(|said| words(said.as_bytes())).unwrap_or_default();
+            let said = answer.error_message.as_deref().unwrap_or_default();
+            let said = words(said.as_bytes(), &[self.credentials.secret()]);
             let said = if said.is_empty() { error_code::describe(answer.error_code) } else { said };
             return Err(self.refuse(&said).await);
         }
@@ -305,10 +302,11 @@ impl Login<'_> {
     }
 
     async fn refuse(&self, said: &str) -> SaslError {
-        if let (Some(tokens), Some(token)) = (&self.sasl.tokens, &self.token) {
+        let token = self.credentials.token();
+        if let (Some(tokens), Some(token)) = (&self.sasl.tokens, token) {
             tokens.refused(token).await;
         }
-        self.sasl.refused(said, self.token.as_deref())
+        self.sasl.refused(said, token)
     }
 }
 
@@ -316,4 +314,22 @@ impl Login<'_> {
 fn again_after(lifetime_ms: i64) -> Option<Duration> {
     let lifetime = Duration::from_millis(u64::try_from(lifetime_ms).ok().filter(|ms| *ms > 0)?);
     Some((lifetime * 4 / 5).max(LOGIN_SPACING))
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::protocol::StrBytes;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_broker_that_repeats_the_password_is_quoted_without_it() {
+        let config = toml::from_str("mechanism = \"PLAIN\"\nusername = \"me\"\npassword = \"hunter2\"");
+        let sasl = Sasl::new("local.sasl", &config.expect("a table"), Duration::from_secs(1));
+        let (mut login, _) = sasl.login().await.expect("a login");
+        let said = StrBytes::from_static_str("bad credentials: me/hunter2");
+        let answer = SaslAuthenticateResponse::default().with_error_code(58).with_error_message(Some(said));
+        let refused = login.answered(answer).await.err().expect("refused").to_string();
+        assert!(refused.contains("bad credentials: me/(a secret)") && !refused.contains("hunter2"), "{refused}");
+    }
 }

@@ -169,7 +169,7 @@ impl Asked {
             .map_err(|unanswered| self.unanswered(unanswered))?;
         let refused = |reason: String| TokenError::Refused { endpoint: self.endpoint.to_string(), reason };
         if status != 200 {
-            return Err(refused(format!("status {status}: {}", complaint(&body))));
+            return Err(refused(format!("status {status}: {}", complaint(&body, &[&secret, &user]))));
         }
         let answer: Answer =
             serde_json::from_slice(&body).map_err(|_| refused("its answer is no token response (RFC 6749)".into()))?;
@@ -191,7 +191,7 @@ struct Answer {
 }
 
 /// What the endpoint says is wrong (RFC 6749 section 5.2), or the start of what it says at all.
-fn complaint(body: &[u8]) -> String {
+fn complaint(body: &[u8], secrets: &[&str]) -> String {
     #[derive(Deserialize)]
     struct Complaint {
         error: String,
@@ -199,10 +199,10 @@ fn complaint(body: &[u8]) -> String {
     }
     match serde_json::from_slice(body) {
         Ok(Complaint { error, error_description: Some(description) }) => {
-            words(format!("{error}: {description}").as_bytes())
+            words(format!("{error}: {description}").as_bytes(), secrets)
         }
-        Ok(Complaint { error, error_description: None }) => words(error.as_bytes()),
-        Err(_) => words(body),
+        Ok(Complaint { error, error_description: None }) => words(error.as_bytes(), secrets),
+        Err(_) => words(body, secrets),
     }
 }
 
@@ -264,6 +264,13 @@ mod tests {
             assert!(claims.sub.is_none(), "{opaque}");
             let _ = claims.expired_for();
         }
+    }
+
+    #[test]
+    fn an_endpoint_that_repeats_the_clients_secret_is_quoted_without_it() {
+        let told = complaint(br#"{"error":"invalid_client","error_description":"hunter2 is wrong"}"#, &["hunter2"]);
+        assert_eq!(told, "invalid_client: (a secret) is wrong");
+        assert_eq!(complaint(b"Basic bWU6aA==?", &["hunter2", "bWU6aA=="]), "Basic (a secret)?");
     }
 
     #[test]
