@@ -32,8 +32,12 @@ fn main() -> ExitCode {
 
 fn done(arguments: Arguments) -> Result<ExitCode, Failed> {
     let log = trace(&arguments)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failed::Tried(format!("no threads can be started: {error}")))?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = arguments.threads() {
+        runtime.worker_threads(threads);
+    }
+    let runtime =
+        runtime.enable_all().build().map_err(|error| Failed::Tried(format!("no threads can be started: {error}")))?;
     let exit = runtime.block_on(arguments.execute(log));
     // Nothing is waited for: a name that does not resolve would hold up the end.
     runtime.shutdown_background();

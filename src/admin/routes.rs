@@ -175,12 +175,14 @@ struct Lag {
     regions: Vec<RegionLag>,
 }
 
-async fn lag(State(admin): State<Admin>) -> Json<Lag> {
-    Json(Lag { regions: admin.lag().await })
+async fn lag(State(admin): State<Admin>) -> Response {
+    let regions = admin.lag().await;
+    aside(move || Json(Lag { regions }).into_response()).await
 }
 
 async fn region_lag(State(admin): State<Admin>, Path(region): Path<String>) -> Answer {
-    Ok(Json(admin.region(&region).await?).into_response())
+    let region = admin.region(&region).await?;
+    Ok(aside(move || Json(region).into_response()).await)
 }
 
 async fn topic_lag(State(admin): State<Admin>, Path((region, topic)): Path<(String, String)>) -> Answer {
@@ -277,19 +279,28 @@ async fn events(State(admin): State<Admin>, wanted: Result<Query<EventsWanted>, 
 }
 
 async fn scrape(State(admin): State<Admin>) -> Response {
-    let state = &admin.state;
     let regions = admin.lag().await;
-    let shown = metrics::Shown {
-        regions: &regions,
-        clusters: &(state.clusters)(),
-        version: state.version,
-        commit: state.commit,
-        partitions: state.process.partition_metrics(),
-    };
-    match metrics::text(&state.registry, &shown) {
-        Ok(text) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
-        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written as text"),
-    }
+    aside(move || {
+        let state = &admin.state;
+        let shown = metrics::Shown {
+            regions: &regions,
+            clusters: &(state.clusters)(),
+            version: state.version,
+            commit: state.commit,
+            partitions: state.process.partition_metrics(),
+        };
+        match metrics::text(&state.registry, &shown) {
+            Ok(text) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
+            Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written as text"),
+        }
+    })
+    .await
+}
+
+/// Writes an answer that may have a line for each of ten thousand partitions, on a thread that no client waits for.
+async fn aside(write: impl FnOnce() -> Response + Send + 'static) -> Response {
+    let written = tokio::task::spawn_blocking(write).await;
+    written.unwrap_or_else(|_| error(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written"))
 }
 
 async fn alive() -> &'static str {

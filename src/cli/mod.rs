@@ -81,6 +81,14 @@ enum Command {
 }
 
 impl Arguments {
+    /// Threads for the runtime in which [`Arguments::execute`] is to run; `None`: as many as there are cores.
+    pub fn threads(&self) -> Option<usize> {
+        match &self.command {
+            Command::Run(run) => Some(run.threads()),
+            _ => None,
+        }
+    }
+
     /// Does what was asked for; `log` is what this process logs. Whoever calls it prints the error and exits with its code.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! `diffluent run`: the process as its supervisor sees it, with its signals and its end.
 
 use std::process::ExitCode;
+use std::thread::available_parallelism;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,9 +16,19 @@ use crate::log_filter::LogFilter;
 pub(super) struct Run {
     #[command(flatten)]
     file: ConfigFile,
+    /// Threads that move data. Half of the processor's cores unless given, and at least one: the others are for those that it stands beside.
+    #[arg(long, value_name = "COUNT", env = "DIFFLUENT_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
 }
 
 impl Run {
+    /// Threads for its runtime.
+    pub fn threads(&self) -> usize {
+        // What one thread has read it sends while it is in its core's cache: more threads cost more for each byte.
+        let cores = available_parallelism().map_or(1, usize::from);
+        self.threads.map_or((cores / 2).max(1), usize::from)
+    }
+
     pub async fn execute(self, log: LogFilter) -> Result<ExitCode, Failed> {
         let config = self.file.load()?;
         let (stop, shutdown) = watch::channel(false);
@@ -57,4 +68,22 @@ fn ended(result: Result<(), AppError>) -> ExitCode {
     tracing::error!(%error, "diffluent can't run");
     let unusable = matches!(error, AppError::Misfit(_) | AppError::Access(_));
     if unusable { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Arguments;
+
+    #[test]
+    fn it_takes_half_of_the_cores_unless_told_otherwise_and_never_none() {
+        let threads = |words: &[&str]| Arguments::try_parse_from(words).map(|arguments| arguments.threads()).ok();
+        let cores = available_parallelism().map_or(1, usize::from);
+        assert_eq!(threads(&["diffluent", "run", "proxy.toml"]), Some(Some((cores / 2).max(1))));
+        assert_eq!(threads(&["diffluent", "run", "proxy.toml", "--threads", "3"]), Some(Some(3)));
+        assert_eq!(threads(&["diffluent", "run", "proxy.toml", "--threads", "0"]), None);
+        assert_eq!(threads(&["diffluent", "verify", "proxy.toml"]), Some(None));
+    }
 }
