@@ -24,7 +24,7 @@ pub(super) struct Run {
 impl Run {
     /// Threads for its runtime.
     pub fn threads(&self) -> usize {
-        // What one thread has read it sends while it is in its core's cache: more threads cost more for each byte.
+        // More threads cost more for each byte (docs/BENCHMARKS.md).
         let cores = available_parallelism().map_or(1, usize::from);
         self.threads.map_or((cores / 2).max(1), usize::from)
     }

@@ -158,18 +158,19 @@ impl Asked {
 
     async fn ask(&self) -> Result<(String, Duration), TokenError> {
         let secret = self.client_secret.read()?;
+        let in_form = encoded(&secret);
         let mut form = "grant_type=client_credentials".to_owned();
         if let Some(scope) = &self.scope {
             form.push_str("&scope=");
             form.push_str(&encoded(scope));
         }
-        let user = STANDARD.encode(format!("{}:{}", encoded(&self.client_id), encoded(&secret)));
+        let user = STANDARD.encode(format!("{}:{in_form}", encoded(&self.client_id)));
         let (status, body) = endpoint::post(&self.endpoint, &format!("Basic {user}"), form)
             .await
             .map_err(|unanswered| self.unanswered(unanswered))?;
         let refused = |reason: String| TokenError::Refused { endpoint: self.endpoint.to_string(), reason };
         if status != 200 {
-            return Err(refused(format!("status {status}: {}", complaint(&body, &[&secret, &user]))));
+            return Err(refused(format!("status {status}: {}", complaint(&body, &[&secret, &in_form, &user]))));
         }
         let answer: Answer =
             serde_json::from_slice(&body).map_err(|_| refused("its answer is no token response (RFC 6749)".into()))?;
