@@ -28,6 +28,11 @@ use crate::wire::{frame, shape};
 pub const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// How much is read at once when an answer's length isn't known yet.
 const READ_BYTES: usize = 64 * 1024;
+/// Up to this an answer's length is believed, and there is room for it at once: more than a Fetch asks for. Memory that nothing is written to costs
+/// nothing, and an answer that grows step by step is copied at each.
+const BELIEVED_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Room for the length, the header and what a short request says, so that it need not grow.
+const HEADER_BYTES: usize = 256;
 /// The client id that brokers see on our own connections.
 pub const CLIENT_ID: &str = "diffluent";
 
@@ -457,19 +462,33 @@ impl Answers {
                     .ok_or_else(|| self.peer.unreadable(self.impossible_length(*prefix)))?;
                 if self.buffer.len() >= 4 + length {
                     self.buffer.advance(4);
-                    return Ok(self.buffer.split_to(length).freeze());
+                    let frame = self.buffer.split_to(length).freeze();
+                    if length > READ_BYTES && self.buffer.is_empty() {
+                        // What a long answer took is free again with the last of it.
+                        self.buffer = BytesMut::new();
+                    }
+                    return Ok(frame);
                 }
-                // Grows with what has really arrived, at most doubling: a lying length costs nothing.
+                // Beyond that it grows with what has really arrived, at most doubling: a lying length costs nothing.
                 let missing = 4 + length - self.buffer.len();
-                self.buffer.reserve(missing.min(self.buffer.len().max(READ_BYTES)));
+                self.make_room(missing.min(self.buffer.len().max(BELIEVED_BYTES_MAX)));
             } else {
-                self.buffer.reserve(READ_BYTES);
+                self.make_room(READ_BYTES);
             }
             let read = self.socket.read_buf(&mut self.buffer).await.map_err(|source| self.peer.broken(source))?;
             if read == 0 {
                 return Err(self.peer.broken(io::ErrorKind::UnexpectedEof.into()));
             }
             self.peer.traffic.received_bytes.inc_by(read as u64);
+        }
+    }
+
+    /// Room for so many bytes more. Unlike `reserve`, which would move along what earlier answers have left there.
+    fn make_room(&mut self, more: usize) {
+        if !self.buffer.try_reclaim(more) {
+            let mut larger = BytesMut::with_capacity(self.buffer.len() + more);
+            larger.extend_from_slice(&self.buffer);
+            self.buffer = larger;
         }
     }
 
@@ -512,7 +531,8 @@ fn split_address(address: &str) -> Option<(&str, u16)> {
 /// # Errors
 /// What the protocol crate can't encode, in its words.
 pub fn begin_frame(header: &RequestHeader, header_version: i16) -> Result<BytesMut, String> {
-    let mut frame = BytesMut::zeroed(4);
+    let mut frame = BytesMut::with_capacity(HEADER_BYTES);
+    frame.put_bytes(0, frame::LENGTH_BYTES);
     header.encode(&mut frame, header_version).map_err(|error| error.to_string())?;
     Ok(frame)
 }
@@ -537,4 +557,31 @@ pub fn decode<C: Call>(peer: &Peer, correlation: i32, mut frame: Bytes) -> Resul
     }
     shape::check(C::SHAPE, &frame).map_err(|error| peer.unreadable(format!("{}: {error}", C::NAME)))?;
     C::Answer::decode(&mut frame, C::VERSION).map_err(|error| peer.unreadable(format!("{}: {error}", C::NAME)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn answers_of_any_length_come_whole_and_a_long_one_leaves_no_memory_behind() {
+        let lengths = [4, READ_BYTES - 4, READ_BYTES + 1, 3 << 20, 10, BELIEVED_BYTES_MAX + 4097, 8 << 20];
+        let (mut broker, socket) = tokio::io::duplex(40_000);
+        let sent = tokio::spawn(async move {
+            for (number, length) in lengths.iter().enumerate() {
+                broker.write_all(&u32::try_from(*length).unwrap().to_be_bytes()).await.unwrap();
+                broker.write_all(&vec![u8::try_from(number).unwrap(); *length]).await.unwrap();
+            }
+            broker
+        });
+        let peer = Peer { cluster: Arc::from("us"), address: Arc::from("broker:9092"), traffic: Arc::default() };
+        let mut answers = Answers { peer, socket: Box::new(socket), buffer: BytesMut::new() };
+        for (number, length) in lengths.iter().enumerate() {
+            let frame = answers.next().await.unwrap();
+            assert_eq!(frame.len(), *length);
+            assert!(frame.iter().all(|byte| usize::from(*byte) == number), "answer {number}");
+        }
+        assert_eq!(answers.buffer.capacity(), 0, "the last one was long");
+        sent.await.unwrap();
+    }
 }

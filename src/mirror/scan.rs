@@ -25,6 +25,7 @@ use super::progress::Partition;
 use super::stream::Found;
 use crate::client::ClientError;
 use crate::client::cluster::Cluster;
+use crate::client::connection::Connection;
 use crate::client::error_code;
 use crate::wire::batch::{BatchHeader, sequence_after};
 
@@ -83,12 +84,19 @@ pub enum Doubt {
     Retired,
 }
 
-/// Searches the logs that one broker leads.
+/// So many logs are searched together, so that the first streams need not wait for the last.
+pub const TARGETS_AT_ONCE: usize = 2000;
+
+/// Searches logs that one broker leads, over a connection to it. What is found is in any order, and of each target.
 ///
 /// # Errors
 /// Those of the connection: nothing is known about any of the targets then.
-pub async fn scan(cluster: &Cluster, node_id: i32, targets: Vec<Target>) -> Result<Vec<(usize, Scanned)>, ClientError> {
-    let mut connection = cluster.connect(node_id).await?;
+pub async fn scan(
+    connection: &mut Connection,
+    cluster: &Cluster,
+    node_id: i32,
+    targets: Vec<Target>,
+) -> Result<Vec<(usize, Scanned)>, ClientError> {
     let mut done = Vec::with_capacity(targets.len());
     let mut searches: BTreeMap<Partition, Search> =
         targets.into_iter().map(|target| (target.partition.clone(), Search::new(target))).collect();
@@ -120,7 +128,7 @@ pub async fn scan(cluster: &Cluster, node_id: i32, targets: Vec<Target>) -> Resu
             }
         }
         if !moved && searches.len() == before {
-            // A broker that gives nothing though its log goes on: better to come again than to spin.
+            // A broker that gives nothing of any of them though their logs go on: better to come again than to spin.
             done.extend(
                 std::mem::take(&mut searches)
                     .into_values()
@@ -183,7 +191,8 @@ impl Search {
                 return None;
             }
             match batches.peek() {
-                None => return Some(Scanned::Failed(error_code::OFFSET_NOT_AVAILABLE)),
+                // The answer was full before it came to this partition: it is asked for again.
+                None => return None,
                 // Behind the offset: compaction took what would have told.
                 Some(batch) if batch.header.base_offset >= self.target.from => {}
                 Some(batch) if self.is_acknowledged(&batch.header) => {}
@@ -448,6 +457,14 @@ mod tests {
         assert_eq!(search.read(Bytes::new(), 90), None);
         assert_eq!(search.cursor, 100, "where a log that is too short says so");
         assert_eq!(search.read(Bytes::new(), 90), Some(not_yet));
+    }
+
+    #[test]
+    fn a_partition_that_an_answer_had_no_room_for_is_asked_for_again() {
+        let mut search = search();
+        let before = search.cursor;
+        assert_eq!(search.read(Bytes::new(), 100), None);
+        assert_eq!((search.cursor, search.proved), (before, false));
     }
 
     #[test]

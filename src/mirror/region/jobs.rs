@@ -145,18 +145,26 @@ impl Region {
                 let _ = events.send(Event::Rejoined(outcomes)).await;
             });
         }
-        for (node_id, targets) in by_node {
+        for (node_id, mut targets) in by_node {
             let (cluster, events) = (self.parts.cluster.clone(), self.events.clone());
             self.jobs.spawn(async move {
-                let streams: Vec<usize> = targets.iter().map(|target| target.stream).collect();
-                let outcomes = match scan::scan(&cluster, node_id, targets).await {
-                    Ok(outcomes) => outcomes,
-                    Err(error) => {
-                        tracing::debug!(region = %cluster.name(), node_id, %error, "the region's log could not be searched");
-                        streams.into_iter().map(|stream| (stream, Scanned::Unreachable)).collect()
+                let mut left: Vec<usize> = targets.iter().map(|target| target.stream).collect();
+                let searched = async {
+                    let mut connection = cluster.connect(node_id).await?;
+                    while !targets.is_empty() {
+                        let rest = targets.split_off(targets.len().min(scan::TARGETS_AT_ONCE));
+                        let some = std::mem::replace(&mut targets, rest);
+                        let outcomes = scan::scan(&mut connection, &cluster, node_id, some).await?;
+                        left.drain(..outcomes.len());
+                        let _ = events.send(Event::Scanned(outcomes)).await;
                     }
+                    Ok::<(), ClientError>(())
                 };
-                let _ = events.send(Event::Scanned(outcomes)).await;
+                if let Err(error) = searched.await {
+                    tracing::debug!(region = %cluster.name(), node_id, %error, "the region's log could not be searched");
+                    let outcomes = left.into_iter().map(|stream| (stream, Scanned::Unreachable)).collect();
+                    let _ = events.send(Event::Scanned(outcomes)).await;
+                }
             });
         }
     }

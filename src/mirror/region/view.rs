@@ -111,7 +111,9 @@ impl Region {
 
     pub(super) fn lag(&mut self, now: Instant) -> RegionLag {
         let now_ms = now_ms();
-        let mut topics: BTreeMap<Arc<str>, TopicLag> = BTreeMap::new();
+        let mut topics = Topics::default();
+        // Where partitions are shown of which other streams forward.
+        let mut heads: HashMap<usize, usize> = HashMap::new();
         for stream in 0..self.slots.len() {
             let head = self.slots[stream].head.unwrap_or(stream);
             if self.slots[stream].gone || !self.slots[head].shown {
@@ -146,17 +148,20 @@ impl Region {
                 skipped_records: toll.skipped_records,
                 replication_latency: latency,
             };
-            let topic = topics
-                .entry(slot.stream.topic.clone())
-                .or_insert_with(|| no_lag(&slot.stream.topic, &slot.stream.region_topic));
-            let known = topic.partitions.iter_mut().find(|known| known.partition == partition.partition);
-            match known.filter(|_| slot.head.is_some()) {
-                Some(known) => add_forwarding(known, partition),
-                None => topic.partitions.push(partition),
+            let topic = topics.get(&slot.stream.topic, || self.no_lag(&slot.stream));
+            match heads.get(&head).and_then(|&place| topic.partitions.get_mut(place)) {
+                Some(shown) => add_forwarding(shown, partition),
+                None => {
+                    if slot.head.is_some() || !slot.forwards.is_empty() {
+                        heads.insert(head, topic.partitions.len());
+                    }
+                    topic.partitions.push(partition);
+                }
             }
         }
         self.lag_elsewhere(&mut topics);
-        for topic in topics.values_mut() {
+        let mut topics = topics.into_sorted();
+        for topic in &mut topics {
             topic.paused = self.steering.topic(&topic.topic);
             topic.partitions.sort_by_key(|partition| partition.partition);
             for partition in &topic.partitions {
@@ -172,7 +177,6 @@ impl Region {
                 (topic.mirrored_records, topic.mirrored_bytes) = (*records, *bytes);
             }
         }
-        let topics: Vec<TopicLag> = topics.into_values().collect();
         let mut state = topics.iter().map(|topic| topic.state).max().unwrap_or(State::Mirroring);
         let partitions = || topics.iter().flat_map(|topic| topic.partitions.iter().map(move |one| (topic, one)));
         let worst = partitions().find(|(_, partition)| partition.state == state);
@@ -216,14 +220,33 @@ impl Region {
         }
     }
 
+    /// What is shown of a stream's topic before any of its partitions is.
+    fn no_lag(&self, stream: &Stream) -> TopicLag {
+        TopicLag {
+            topic: stream.topic.to_string(),
+            region_topic: stream.region_topic.to_string(),
+            state: State::Mirroring,
+            paused: None,
+            lag_records: 0,
+            lag_bytes: Some(0),
+            lag_seconds: 0.0,
+            mirrored_records: 0,
+            mirrored_bytes: 0,
+            rates: Default::default(),
+            replication_latency: Default::default(),
+            partitions: Vec::with_capacity(self.by_partition.get(&stream.topic).map_or(0, BTreeMap::len)),
+            elsewhere: Vec::new(),
+        }
+    }
+
     /// Names who mirrors the partitions that are not shown.
-    fn lag_elsewhere(&self, topics: &mut BTreeMap<Arc<str>, TopicLag>) {
+    fn lag_elsewhere(&self, topics: &mut Topics) {
         for other in self.standing.others.iter() {
             for key @ (topic, partition) in &other.streams {
                 let Some(slot) = self.find(key).map(|stream| &self.slots[stream]).filter(|slot| !slot.shown) else {
                     continue;
                 };
-                let lag = topics.entry(topic.clone()).or_insert_with(|| no_lag(topic, &slot.stream.region_topic));
+                let lag = topics.get(topic, || self.no_lag(&slot.stream));
                 match lag.elsewhere.last_mut() {
                     Some(last) if *last.instance == *other.instance => last.partitions.push(*partition),
                     _ => lag
@@ -235,21 +258,34 @@ impl Region {
     }
 }
 
-fn no_lag(topic: &Arc<str>, region_topic: &Arc<str>) -> TopicLag {
-    TopicLag {
-        topic: topic.to_string(),
-        region_topic: region_topic.to_string(),
-        state: State::Mirroring,
-        paused: None,
-        lag_records: 0,
-        lag_bytes: Some(0),
-        lag_seconds: 0.0,
-        mirrored_records: 0,
-        mirrored_bytes: 0,
-        rates: Default::default(),
-        replication_latency: Default::default(),
-        partitions: Vec::new(),
-        elsewhere: Vec::new(),
+/// Topics as streams name them: most streams are of the same topic as the one before.
+#[derive(Default)]
+struct Topics {
+    lags: Vec<TopicLag>,
+    places: HashMap<Arc<str>, usize>,
+    last: Option<(Arc<str>, usize)>,
+}
+
+impl Topics {
+    fn get(&mut self, topic: &Arc<str>, none: impl FnOnce() -> TopicLag) -> &mut TopicLag {
+        let place = match &self.last {
+            Some((last, place)) if Arc::ptr_eq(last, topic) => *place,
+            _ => {
+                let lags = &mut self.lags;
+                let place = *self.places.entry(topic.clone()).or_insert_with(|| {
+                    lags.push(none());
+                    lags.len() - 1
+                });
+                self.last = Some((topic.clone(), place));
+                place
+            }
+        };
+        &mut self.lags[place]
+    }
+
+    fn into_sorted(mut self) -> Vec<TopicLag> {
+        self.lags.sort_by(|one, other| one.topic.cmp(&other.topic));
+        self.lags
     }
 }
 

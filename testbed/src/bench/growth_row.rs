@@ -27,7 +27,7 @@ const BATCHES: u64 = 20_000;
 const BATCH_BYTES: u64 = 64 << 10;
 /// Where cost is counted by the GiB.
 const SPREAD: i32 = 4;
-const MIB: u64 = 512;
+const MIB: u64 = 256;
 /// Clients that send while all others are idle.
 const BUSY: usize = 10;
 const SETTLE: Duration = Duration::from_secs(5);
@@ -61,8 +61,8 @@ struct Growth {
 pub(super) async fn measure(binary: &Path, options: &Options) -> Result<String> {
     say("starting two clusters");
     let cluster = |name: &str| {
-        let builder = Cluster::builder().name(name).heap_mib(1024);
-        builder.config("controller.quorum.election.timeout.ms", "10000")
+        let builder = Cluster::builder().name(name).heap_mib(2048);
+        builder.config("controller.quorum.election.timeout.ms", "10000").config("broker.session.timeout.ms", "60000")
     };
     let (local, region) = tokio::try_join!(cluster("local").start(), cluster("region").start())?;
     let site = Site { binary, local, region };

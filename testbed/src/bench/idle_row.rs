@@ -50,7 +50,11 @@ pub(super) async fn measure(binary: &Path, options: &Options) -> Result<String> 
     let most = REGIONS.into_iter().max().unwrap_or(1);
     say(&format!("starting {} clusters", most + 1));
     let cluster = |name: String| -> ClusterBuilder {
-        Cluster::builder().name(&name).heap_mib(2048).config("controller.quorum.election.timeout.ms", "10000")
+        Cluster::builder()
+            .name(&name)
+            .heap_mib(2048)
+            .config("controller.quorum.election.timeout.ms", "10000")
+            .config("broker.session.timeout.ms", "60000")
     };
     let local = cluster("local".to_owned()).start().await?;
     let mut regions = Vec::new();

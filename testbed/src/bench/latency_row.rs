@@ -197,17 +197,17 @@ fn told(ways: &[Way], options: &Options) -> Result<String> {
             way.ack_p50_millis.show(1),
         ]);
     }
-    let of = |topic: &str| {
-        let found = ways.iter().find(|way| way.topic == topic);
-        found.map(|way| &way.p50_millis).context("a way that was not measured")
-    };
+    let way = |topic: &str| ways.iter().find(|way| way.topic == topic).context("a way that was not measured");
+    let (near, far) = (way("near-captured")?, way("far-captured")?);
     let one_way = RTT_MS as f64 / 2.0;
     let mut marks = Marks::new();
-    marks.at_most("p50, no delay", 5.0, "ms", of("near-captured")?, 1);
-    marks.at_most("p50, 100 ms round trip", one_way + 5.0, "ms", of("far-captured")?, 1);
-    let added = of("near-bypass")?.less(of("near-captured")?);
+    marks.at_most("p50, no delay", 2.0, "ms", &near.p50_millis, 1);
+    marks.at_most("p99, no delay", 10.0, "ms", &near.p99_millis, 1);
+    marks.at_most("p50, 100 ms round trip", one_way + 3.0, "ms", &far.p50_millis, 1);
+    marks.at_most("p99, 100 ms round trip", one_way + 20.0, "ms", &far.p99_millis, 1);
+    let added = way("near-bypass")?.p50_millis.less(&near.p50_millis);
     marks.at_most("bypassing the proxy, no delay: p50 more", 20.0, "ms", &added, 1);
-    let added = of("far-bypass")?.less(of("far-captured")?);
+    let added = way("far-bypass")?.p50_millis.less(&far.p50_millis);
     marks.at_most("bypassing the proxy, 100 ms round trip: p50 more", 20.0, "ms", &added, 1);
     Ok(format!(
         "## Replication latency\n\n{}\n{}\n\

@@ -5,6 +5,11 @@ use std::process::Command;
 use crate::bench::Options;
 use crate::kafka::KAFKA;
 
+/// Processors that this process may use.
+pub(super) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// One paragraph: command, date, commit, machine, versions, and how busy the machine was when the row began.
 pub(super) fn describe(row: &str, options: &Options) -> String {
     let mut command = format!("cargo bench-all --row {row}");
@@ -31,7 +36,7 @@ pub(super) fn describe(row: &str, options: &Options) -> String {
         "`{command}`, {}, commit {}{dirty}. {} × {}, {} GiB, Linux {}, load average {} when the row began. Apache Kafka {KAFKA} ({}), {}.\n",
         first_line("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
         first_line("git", &["rev-parse", "--short", "HEAD"]),
-        std::thread::available_parallelism().map_or(0, usize::from),
+        cores(),
         processor(),
         memory_gib(),
         first_line("uname", &["-r"]),

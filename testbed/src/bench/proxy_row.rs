@@ -1,5 +1,5 @@
 //! What the proxy costs a client that produces, that reads, and that sends many small requests: direct, through HAProxy in TCP mode, through diffluent without
-//! regions, with one and with three.
+//! regions, with one and with three. For the latency also direct in the company of as many brokers that take the same.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::bench::mirrored::until_mirrored;
 use crate::bench::probe::{Probe, micros, millis_at, paced};
 use crate::bench::process::peak_resident_mib;
 use crate::bench::table::{Marks, Rounds, Table};
-use crate::bench::{Options, raw, say};
+use crate::bench::{Options, machine, raw, say};
 use crate::delay::DelaySpec;
 use crate::kafka::Cluster;
 use crate::proxy::{Proxy, ProxyConfig, RegionConfig, proc_cpu_seconds};
@@ -36,10 +36,20 @@ enum Way {
     Plain,
     OneRegion,
     ThreeRegions,
+    DirectAndOne,
+    DirectAndThree,
 }
 
 impl Way {
-    const ALL: [Way; 5] = [Way::Direct, Way::Haproxy, Way::Plain, Way::OneRegion, Way::ThreeRegions];
+    const ALL: [Way; 7] = [
+        Way::Direct,
+        Way::Haproxy,
+        Way::Plain,
+        Way::OneRegion,
+        Way::ThreeRegions,
+        Way::DirectAndOne,
+        Way::DirectAndThree,
+    ];
 
     fn title(self) -> &'static str {
         match self {
@@ -48,6 +58,8 @@ impl Way {
             Way::Plain => "diffluent, no region",
             Way::OneRegion => "diffluent, one region",
             Way::ThreeRegions => "diffluent, three regions",
+            Way::DirectAndOne => "direct, then to one other",
+            Way::DirectAndThree => "direct, then to three others",
         }
     }
 
@@ -58,15 +70,30 @@ impl Way {
             Way::Plain => "plain",
             Way::OneRegion => "one",
             Way::ThreeRegions => "three",
+            Way::DirectAndOne => "and-one",
+            Way::DirectAndThree => "and-three",
         }
     }
 
     fn regions(self) -> usize {
         match self {
-            Way::Direct | Way::Haproxy | Way::Plain => 0,
             Way::OneRegion => 1,
             Way::ThreeRegions => REGIONS,
+            _ => 0,
         }
+    }
+
+    /// To how many other brokers the client itself sends each record, once it is acknowledged: the same work for the machine, without diffluent.
+    fn company(self) -> usize {
+        match self {
+            Way::DirectAndOne => 1,
+            Way::DirectAndThree => REGIONS,
+            _ => 0,
+        }
+    }
+
+    fn is_direct(self) -> bool {
+        matches!(self, Way::Direct | Way::DirectAndOne | Way::DirectAndThree)
     }
 }
 
@@ -93,10 +120,16 @@ impl Site<'_> {
             config = config.region_with(to);
         }
         match way {
-            Way::Direct => Ok(Front::Nothing),
+            _ if way.is_direct() => Ok(Front::Nothing),
             Way::Haproxy => Ok(Front::Haproxy(Haproxy::start(&self.local).await?)),
             _ => Ok(Front::Diffluent(Box::new(Proxy::start(self.binary, config).await?))),
         }
+    }
+
+    /// Processor time so far of what shares the machine: the load generator (this process), all brokers, the proxy.
+    fn takers(&self, front: &Front) -> Result<[f64; 3]> {
+        let regions: f64 = self.regions.iter().map(Cluster::cpu_seconds).sum::<Result<f64>>()?;
+        Ok([proc_cpu_seconds(std::process::id())?, self.local.cpu_seconds()? + regions, front.cpu_seconds()?])
     }
 
     /// Waits until all regions of a way have all of the topic.
@@ -150,6 +183,8 @@ impl Front {
 #[derive(Default)]
 struct Figures {
     cpu_per_gib: Rounds,
+    /// Of all cores, while it is produced: the load generator, the brokers, the proxy.
+    shares_percent: [Rounds; 3],
     megabytes_per_second: Rounds,
     resident_mib: Rounds,
     caught_up_percent: Rounds,
@@ -178,7 +213,8 @@ pub(super) async fn measure(binary: &Path, options: &Options) -> Result<String> 
         // Each round begins with another way, so that none is always the one behind the heaviest.
         for step in 0..figures.len() {
             let index = (round + step) % figures.len();
-            if let Some((way, figures)) = figures.get_mut(index) {
+            // Company is for the latency.
+            if let Some((way, figures)) = figures.get_mut(index).filter(|(way, _)| way.company() == 0) {
                 throughput(&site, *way, round, options.mib, figures).await?;
                 small(&site, *way, round, options.length, figures).await?;
             }
@@ -203,8 +239,13 @@ async fn throughput(site: &Site<'_>, way: Way, round: usize, mib: u64, figures: 
     fill(WARM_UP_RECORDS).run().await?;
     site.mirrored(way, &topic).await?;
     let (cpu, caught_up) = (front.cpu_seconds()?, caught_up_bytes(&front).await);
+    let (begin, before) = (Instant::now(), site.takers(&front)?);
     let filled = fill((mib << 20).div_ceil(RECORD_BYTES)).run().await?;
     site.mirrored(way, &topic).await?;
+    let core_seconds = begin.elapsed().as_secs_f64() * machine::cores() as f64;
+    for ((share, after), before) in figures.shares_percent.iter_mut().zip(site.takers(&front)?).zip(before) {
+        share.push((after - before) / core_seconds * 100.0);
+    }
     let gib = (filled.records * RECORD_BYTES) as f64 / f64::from(1 << 30);
     let cpu_per_gib = (front.cpu_seconds()? - cpu) / gib;
     figures.cpu_per_gib.push(cpu_per_gib);
@@ -245,7 +286,7 @@ async fn throughput(site: &Site<'_>, way: Way, round: usize, mib: u64, figures: 
 
 /// Many producers, each of which sends one small record after the other.
 async fn small(site: &Site<'_>, way: Way, round: usize, length: Duration, figures: &mut Figures) -> Result<()> {
-    if way == Way::Direct {
+    if way.is_direct() {
         return Ok(());
     }
     let topic = format!("small-{}-{round}", way.key());
@@ -279,19 +320,25 @@ async fn caught_up_bytes(front: &Front) -> f64 {
 async fn latency(site: &Site<'_>, options: &Options, figures: &mut [(Way, Figures)]) -> Result<()> {
     const LATENCY_WARM_UP: u64 = 2 * RATE;
     for way in Way::ALL {
-        site.local.create_topic(&format!("ack-{}-0", way.key()), 1, 1, &[]).await?;
+        let topic = format!("ack-{}-0", way.key());
+        site.local.create_topic(&topic, 1, 1, &[]).await?;
+        for other in site.regions.iter().take(way.company()) {
+            other.create_topic(&topic, 1, 1, &[]).await?;
+        }
     }
     let mut fronts = Vec::new();
     let mut probes = Vec::new();
     for way in Way::ALL {
         let front = site.front(way).await?;
         let (bootstrap, topic) = (front.bootstrap(&site.local), format!("ack-{}-0", way.key()));
-        let probe = tokio::task::spawn_blocking(move || {
+        let others: Vec<String> = site.regions.iter().take(way.company()).map(Cluster::bootstrap).collect();
+        let connected = tokio::task::spawn_blocking(move || {
             let mut probe = Probe::connect(&bootstrap, &topic)?;
-            single_records(&mut probe, LATENCY_WARM_UP, &mut micros()?)?;
-            anyhow::Ok(probe)
+            let mut company = others.iter().map(|other| Probe::connect(other, &topic)).collect::<Result<Vec<_>>>()?;
+            single_records(&mut probe, &mut company, LATENCY_WARM_UP, &mut micros()?)?;
+            anyhow::Ok((probe, company))
         });
-        probes.push(probe.await.context("the probe panicked")??);
+        probes.push(connected.await.context("the probe panicked")??);
         site.mirrored(way, &format!("ack-{}-0", way.key())).await?;
         fronts.push(front);
     }
@@ -302,8 +349,10 @@ async fn latency(site: &Site<'_>, options: &Options, figures: &mut [(Way, Figure
             for second in 0..length {
                 for step in 0..probes.len() {
                     let index = (usize::try_from(second).unwrap_or(0) + step) % probes.len();
-                    if let (Some(probe), Some(histogram)) = (probes.get_mut(index), histograms.get_mut(index)) {
-                        single_records(probe, RATE, histogram)?;
+                    if let (Some((probe, company)), Some(histogram)) =
+                        (probes.get_mut(index), histograms.get_mut(index))
+                    {
+                        single_records(probe, company, RATE, histogram)?;
                     }
                 }
             }
@@ -329,12 +378,12 @@ async fn latency(site: &Site<'_>, options: &Options, figures: &mut [(Way, Figure
     Ok(())
 }
 
-fn single_records(probe: &mut Probe, count: u64, histogram: &mut Histogram<u64>) -> Result<()> {
+fn single_records(probe: &mut Probe, company: &mut [Probe], count: u64, histogram: &mut Histogram<u64>) -> Result<()> {
     let value = Bytes::from_static(&[b'x'; RECORD_BYTES as usize]);
     paced(RATE, count, |from| {
         probe.produce(value.clone())?;
         histogram.saturating_record(u64::try_from(from.elapsed().as_micros()).unwrap_or(u64::MAX).max(1));
-        Ok(())
+        company.iter_mut().try_for_each(|other| other.produce(value.clone()))
     })
 }
 
@@ -345,6 +394,8 @@ fn told(figures: &[(Way, Figures)], options: &Options) -> Result<String> {
     };
     let (direct, haproxy) = (of(Way::Direct)?, of(Way::Haproxy)?);
     let (plain, one, three) = (of(Way::Plain)?, of(Way::OneRegion)?, of(Way::ThreeRegions)?);
+    let (and_one, and_three) = (of(Way::DirectAndOne)?, of(Way::DirectAndThree)?);
+    let added = |figures: &Figures| figures.p50_micros.less(&direct.p50_micros);
     let mut table = Table::new(&[
         "",
         "CPU s per GiB",
@@ -358,7 +409,7 @@ fn told(figures: &[(Way, Figures)], options: &Options) -> Result<String> {
         "CPU µs per small request",
     ]);
     for (way, figures) in figures {
-        let proxied = *way != Way::Direct;
+        let proxied = !way.is_direct();
         let if_proxied = |text: String| if proxied { text } else { "-".to_owned() };
         table.row(vec![
             way.title().to_owned(),
@@ -366,16 +417,21 @@ fn told(figures: &[(Way, Figures)], options: &Options) -> Result<String> {
             if_proxied(figures.cpu_per_gib.over(&haproxy.cpu_per_gib).show(2)),
             figures.megabytes_per_second.show(0),
             figures.p50_micros.show(0),
-            if_proxied(figures.p50_micros.less(&direct.p50_micros).show(0)),
+            if *way == Way::Direct { "-".to_owned() } else { added(figures).show(0) },
             figures.p99_micros.show(0),
             if_proxied(figures.resident_mib.show(0)),
             figures.fetch_cpu_per_gib.show(2),
             figures.small_cpu_micros.show(1),
         ]);
     }
+    let mut shares = Table::new(&["of all cores, while it is produced, %", "load generator", "brokers", "proxy"]);
+    for (way, figures) in figures.iter().filter(|(way, _)| way.company() == 0) {
+        let mut row = vec![way.title().to_owned()];
+        row.extend(figures.shares_percent.iter().map(|share| share.show(0)));
+        shares.row(row);
+    }
     let mut marks = Marks::new();
     let ratio = |figures: &Figures| figures.cpu_per_gib.over(&haproxy.cpu_per_gib);
-    let added = |figures: &Figures| figures.p50_micros.less(&direct.p50_micros);
     let on_top = |more: &Figures, less: &Figures| more.cpu_per_gib.less(&less.cpu_per_gib).over(&haproxy.cpu_per_gib);
     marks.at_most("CPU per GiB produced, no region", 1.0, "× HAProxy", &ratio(plain), 2);
     marks.at_most("the first region, on top", 0.8, "× HAProxy", &on_top(one, plain), 2);
@@ -391,16 +447,23 @@ fn told(figures: &[(Way, Figures)], options: &Options) -> Result<String> {
     marks.at_most("added ack latency p50, one region", 100.0, "µs", &added(one), 0);
     let over_none = three.p50_micros.less(&plain.p50_micros);
     marks.at_most("ack latency p50, three regions, over none", 0.0, "µs", &over_none, 0);
+    let alone = added(haproxy);
+    let over_alone = one.p50_micros.less(&and_one.p50_micros).less(&alone);
+    marks.at_most("added to what it is in such company, one region, over HAProxy's", 0.0, "µs", &over_alone, 0);
+    let over_alone = three.p50_micros.less(&and_three.p50_micros).less(&alone);
+    marks.at_most("added to what it is in such company, three regions, over HAProxy's", 0.0, "µs", &over_alone, 0);
     marks.at_most("peak resident, no region", 64.0, "MiB", &plain.resident_mib, 0);
     marks.at_most("peak resident, one region, 64 MiB of buffer", 128.0, "MiB", &one.resident_mib, 0);
     Ok(format!(
-        "## What the proxy costs a client\n\n{}\n{}\n\
+        "## What the proxy costs a client\n\n{}\n{}\n{}\n\
          Medians over {} alternating rounds (smallest to largest). CPU: the proxy's own, all threads, user and system, while librdkafka \
          produces {} MiB of {RECORD_BYTES}-byte records (acks=all, linger 5 ms, batches of 64 KiB, {PARTITIONS} partitions), and, with a \
          region, until the region has all of it; {} % of that was read from the local log, because the buffer was full. Ack latency: one \
-         record at a time, acks=all, {RATE} a second on a fixed schedule, {} s per way and round, in turns of a second. Fetched: a bare client reads what was produced, up to 8 MiB at a \
+         record at a time, acks=all, {RATE} a second on a fixed schedule, {} s per way and round, in turns of a second; \"then to others\": the client sends each record to the regions' brokers \
+         too, once it is acknowledged, so that the machine has the company that a region brings, without diffluent. Fetched: a bare client reads what was produced, up to 8 MiB at a \
          time. Small requests: {SMALL_PRODUCERS} bare producers, each with one record of {SMALL_BYTES} bytes in flight, acks=all, and, with regions, until they have all of it. {}.\n",
         table.text(),
+        shares.text(),
         marks.text(),
         options.rounds,
         options.mib,

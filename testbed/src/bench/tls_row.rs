@@ -232,7 +232,7 @@ fn told(all: &[(Way, Figures)], options: &Options) -> Result<String> {
     let mut marks = Marks::new();
     for way in [Way::DiffluentIn, Way::DiffluentOut] {
         let what = format!("CPU per GiB, {}", way.title());
-        marks.at_most(&what, 1.3, "× HAProxy", &of(way)?.cpu_per_gib.over(beside(way)?), 2);
+        marks.at_most(&what, 1.2, "× HAProxy", &of(way)?.cpu_per_gib.over(beside(way)?), 2);
     }
     Ok(format!(
         "## What TLS costs\n\n{}\n{}\n\

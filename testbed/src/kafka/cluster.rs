@@ -20,6 +20,7 @@ use crate::kafka::admin::Admin;
 use crate::kafka::artifacts::{BOOTSTRAP_CHECKPOINT, Kafka};
 use crate::kafka::builder::{ClusterBuilder, Listener};
 use crate::ports::Ports;
+use crate::proxy::proc_cpu_seconds;
 
 /// A start takes 3 to 6 s on an idle machine; parallel tests on few cores take their time.
 const READY_DEADLINE: Duration = Duration::from_secs(120);
@@ -328,6 +329,15 @@ impl Cluster {
             process.terminate(STOP_DEADLINE).await?;
         }
         Ok(())
+    }
+
+    /// Processor time that its brokers have used so far, in seconds.
+    ///
+    /// # Errors
+    /// When a broker has ended.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let pids = self.brokers.iter().filter_map(|broker| broker.process().as_ref().map(Guarded::pid));
+        pids.map(proc_cpu_seconds).sum()
     }
 
     /// Stops all brokers at once with SIGTERM and waits until they have ended.
