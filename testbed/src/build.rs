@@ -6,16 +6,16 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 
-/// Builds diffluent in release mode and returns the path of the binary, as cargo tells it.
+/// Builds diffluent with a cargo profile (`release`; `dist` is what is installed) and returns the path of the binary, as cargo tells it.
 ///
 /// # Errors
 /// When it does not build.
-pub(crate) async fn build() -> Result<PathBuf> {
+pub(crate) async fn build(profile: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let testbed = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     let root = Path::new(&testbed).parent().context("the testbed is not inside the repository")?;
     let child = Command::new(cargo)
-        .args(["build", "--release", "--package", "diffluent", "--bin", "diffluent"])
+        .args(["build", "--profile", profile, "--package", "diffluent", "--bin", "diffluent"])
         .args(["--message-format", "json-render-diagnostics"])
         .current_dir(root)
         .stdin(Stdio::null())

@@ -57,7 +57,7 @@ struct Chaos {
 pub async fn run(options: &Options) -> Result<bool> {
     let binary = match &options.binary {
         Some(binary) => binary.clone(),
-        None => build().await?,
+        None => build("release").await?,
     };
     println!("cargo chaos --minutes {} --seed {}", options.length.as_secs_f64() / 60.0, options.seed);
     let (eu, us) = tokio::try_join!(

@@ -120,7 +120,7 @@ pub async fn run(options: Options) -> Result<()> {
     crate::kafka::java::optimise_fully();
     let binary = match &options.binary {
         Some(binary) => binary.clone(),
-        None => crate::build::build().await?,
+        None => crate::build::build("dist").await?,
     };
     let rows: Vec<Row> = Row::ALL.into_iter().filter(|row| options.row.is_none_or(|only| only == *row)).collect();
     for row in rows {

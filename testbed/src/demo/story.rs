@@ -67,7 +67,7 @@ pub(super) async fn tell(options: &Options, screen: &Screen) -> Result<bool> {
         Some(binary) => binary.clone(),
         None => {
             screen.say("Building diffluent (release).");
-            build().await?
+            build("release").await?
         }
     };
     let mut stage = Stage::set(screen, binary, options.kafka).await?;
