@@ -27,19 +27,23 @@ pub(super) fn describe(row: &str, options: &Options) -> String {
         // Then the commit below is the benchmark's and perhaps not diffluent's.
         command.push_str(" --binary …");
     }
-    let dirty = if first_line("git", &["status", "--porcelain", "--untracked-files=no"]).is_empty() {
+    let dirty = if first_line("git", &["status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs"]).is_empty()
+    {
         ""
     } else {
         " with local changes"
     };
     format!(
-        "`{command}`, {}, commit {}{dirty}. {} × {}, {} GiB, Linux {}, load average {} when the row began. Apache Kafka {KAFKA} ({}), {}.\n",
+        "`{command}`, {}, commit {}{dirty}. {} × {}, {} GiB, Linux {}, TCP with {}, load average {} when the row began. Apache Kafka {KAFKA} ({}), {}.\n",
         first_line("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
         first_line("git", &["rev-parse", "--short", "HEAD"]),
         cores(),
         processor(),
         memory_gib(),
         first_line("uname", &["-r"]),
+        // Some pace what they send by timers, on loopback too: that costs whoever writes much at once.
+        std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")
+            .map_or_else(|_| "unknown congestion control".to_owned(), |text| text.trim().to_owned()),
         std::fs::read_to_string("/proc/loadavg")
             .map_or_else(|_| "unknown".to_owned(), |text| text.split(' ').take(1).collect::<Vec<_>>().join(" ")),
         java(),
