@@ -469,7 +469,7 @@ impl Answers {
                     }
                     return Ok(frame);
                 }
-                // Beyond that it grows with what has really arrived, at most doubling: a lying length costs nothing.
+                // Beyond what is believed it grows with what has really arrived, at most doubling: a lying length costs nothing.
                 let missing = 4 + length - self.buffer.len();
                 self.make_room(missing.min(self.buffer.len().max(BELIEVED_BYTES_MAX)));
             } else {

@@ -95,11 +95,11 @@ pub async fn scan(
     connection: &mut Connection,
     cluster: &Cluster,
     node_id: i32,
-    targets: Vec<Target>,
+    targets: &[Target],
 ) -> Result<Vec<(usize, Scanned)>, ClientError> {
     let mut done = Vec::with_capacity(targets.len());
     let mut searches: BTreeMap<Partition, Search> =
-        targets.into_iter().map(|target| (target.partition.clone(), Search::new(target))).collect();
+        targets.iter().map(|target| (target.partition.clone(), Search::new(target.clone()))).collect();
     while !searches.is_empty() {
         let answer = connection.call_within(&request(searches.values()), DEADLINE).await?;
         let before = searches.len();

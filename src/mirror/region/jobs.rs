@@ -145,24 +145,23 @@ impl Region {
                 let _ = events.send(Event::Rejoined(outcomes)).await;
             });
         }
-        for (node_id, mut targets) in by_node {
+        for (node_id, targets) in by_node {
             let (cluster, events) = (self.parts.cluster.clone(), self.events.clone());
             self.jobs.spawn(async move {
-                let mut left: Vec<usize> = targets.iter().map(|target| target.stream).collect();
+                let mut done = 0;
                 let searched = async {
                     let mut connection = cluster.connect(node_id).await?;
-                    while !targets.is_empty() {
-                        let rest = targets.split_off(targets.len().min(scan::TARGETS_AT_ONCE));
-                        let some = std::mem::replace(&mut targets, rest);
+                    for some in targets.chunks(scan::TARGETS_AT_ONCE) {
                         let outcomes = scan::scan(&mut connection, &cluster, node_id, some).await?;
-                        left.drain(..outcomes.len());
                         let _ = events.send(Event::Scanned(outcomes)).await;
+                        done += some.len();
                     }
                     Ok::<(), ClientError>(())
                 };
                 if let Err(error) = searched.await {
                     tracing::debug!(region = %cluster.name(), node_id, %error, "the region's log could not be searched");
-                    let outcomes = left.into_iter().map(|stream| (stream, Scanned::Unreachable)).collect();
+                    let left = targets.iter().skip(done);
+                    let outcomes = left.map(|target| (target.stream, Scanned::Unreachable)).collect();
                     let _ = events.send(Event::Scanned(outcomes)).await;
                 }
             });
